@@ -1,0 +1,89 @@
+"""Which part of the system lives on which device, and in which number format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from .errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Devices and dtypes of the parts. Decoders on another device run beside the transformer.
+
+    The audio decoder and the un-normalisation of video latents always compute in float32
+    (spec 03 §7, 04 §8).
+    """
+
+    transformer: torch.device
+    decoder: torch.device
+    text_encoder: torch.device
+    dtype: torch.dtype = torch.bfloat16
+    decoder_dtype: torch.dtype = torch.bfloat16
+
+    @classmethod
+    def on(
+        cls,
+        device: str | torch.device,
+        *,
+        decoder: str | torch.device | None = None,
+        text_encoder: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Placement:
+        """Everything on `device` unless said otherwise; bf16 on accelerators, float32 on the CPU."""
+        main = parse_device(device)
+        other = main if decoder is None else parse_device(decoder)
+        text = main if text_encoder is None else parse_device(text_encoder)
+        return cls(
+            transformer=main,
+            decoder=other,
+            text_encoder=text,
+            dtype=dtype or default_dtype(main),
+            decoder_dtype=default_dtype(other),
+        )
+
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether decoding happens on a device of its own, in a worker thread."""
+        return self.decoder != self.transformer
+
+    def with_dtype(self, dtype: torch.dtype) -> Placement:
+        """The same devices, all networks in `dtype`."""
+        return replace(self, dtype=dtype, decoder_dtype=dtype)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where matrix units have it, float32 on the CPU."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def default_device() -> torch.device:
+    """The first CUDA device, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """A torch device that exists here; `auto` picks the best.
+
+    Raises:
+        RequestError: the name means nothing to torch or the device is absent.
+    """
+    if device == "auto":
+        return default_device()
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(
+            "Unknown device", found=repr(device), fix="use auto, cpu, cuda:0, cuda:1 or mps"
+        ) from error
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise RequestError(
+            f"Device {parsed} does not exist here",
+            found=f"{torch.cuda.device_count()} CUDA devices",
+            fix="choose another device, or cpu",
+        )
+    return parsed

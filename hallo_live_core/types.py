@@ -1,0 +1,85 @@
+"""The values that travel between the parts: request, text, latents, media."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TextContext:
+    """Text embeddings of both streams, float [b, text_len, text_dim], zero rows beyond the prompt.
+
+    All pipelines use the same embedding twice (spec 01 §3); `shared` builds that.
+    """
+
+    video: Tensor
+    audio: Tensor
+
+    @classmethod
+    def shared(cls, embedding: Tensor) -> TextContext:
+        """The same [b, text_len, text_dim] embedding for picture and sound."""
+        return cls(video=embedding, audio=embedding)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentBlock:
+    """One finished block of clean, normalised latents.
+
+    video: [b, f, c, h, w]; audio: [b, a, c]; audio_ahead: [b, L, c], the provisional look-ahead
+    after the block, for use as right context only.
+    """
+
+    index: int
+    first_video_latent: int
+    first_audio_latent: int
+    video: Tensor
+    audio: Tensor
+    audio_ahead: Tensor
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MediaChunk:
+    """What one decoded video latent brings: its frames, and what sound has become ready with it.
+
+    frames: uint8 [f, h, w, 3] RGB on the CPU (f may be 0); samples: float32 [s] mono on the CPU
+    (s may be 0). The times are those of the first frame and the first sample, in seconds.
+    """
+
+    block: int
+    frames: Tensor
+    samples: Tensor
+    first_frame: int
+    first_sample: int
+    frame_time: Fraction
+    sample_time: Fraction
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands; handed to the progress callback after every pass and every latent.
+
+    stage is "denoise" or "decode"; done and total count passes plus latents of the whole run.
+    """
+
+    stage: str
+    block: int
+    num_blocks: int
+    done: int
+    total: int
+
+
+class ProgressCallback(Protocol):
+    """Called with the state of the run; may raise to stop it."""
+
+    def __call__(self, progress: Progress, /) -> None: ...
+
+
+CancelCheck = Callable[[], bool]
+"""Asked between passes and between latents; True stops the run with `Cancelled`."""

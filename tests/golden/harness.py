@@ -1,0 +1,69 @@
+"""Reads golden files: a JSON with `kind` and configuration beside a safetensors with tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+AREAS = ("core", "vae")
+DEFAULT_ROOT = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden file. Floating tensors come out in float64, integers as stored."""
+
+    path: Path
+
+    @cached_property
+    def meta(self) -> dict:
+        return json.loads(self.path.read_text())
+
+    @property
+    def kind(self) -> str:
+        return self.meta["kind"]
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        stored = load_file(self.path.with_suffix(".safetensors"))
+        return {k: v.double() if v.is_floating_point() else v for k, v in stored.items()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def group(self, prefix: str) -> dict[str, torch.Tensor]:
+        """All tensors below `prefix.`, without the prefix; `group("sd")` is the state dict."""
+        prefix += "."
+        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def golden_root() -> Path:
+    return Path(os.environ.get("HALLO_LIVE_GOLDEN", DEFAULT_ROOT))
+
+
+def golden_files() -> list[Golden]:
+    root = golden_root()
+    return [Golden(p) for area in AREAS for p in sorted((root / area).glob("*.json"))]
+
+
+def assert_rel_l2(actual: torch.Tensor, expected: torch.Tensor, name: str, tol: float = 2e-6):
+    """Relative L2 of the whole tensor; 2e-6 is what the core's README accepts in float64."""
+    assert actual.shape == expected.shape, f"{name}: {tuple(actual.shape)} {tuple(expected.shape)}"
+    error = (actual.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
+    assert error <= tol, f"{name}: relative L2 {error:.2e} > {tol:.0e}"
+
+
+def assert_max_abs(actual: torch.Tensor, expected: torch.Tensor, name: str, tol: float):
+    """Largest absolute difference, as the decoders' README states its tolerances."""
+    assert actual.shape == expected.shape, f"{name}: {tuple(actual.shape)} {tuple(expected.shape)}"
+    error = (actual.double() - expected.double()).abs().max()
+    assert error <= tol, f"{name}: max abs {error:.2e} > {tol:.0e}"

@@ -1,0 +1,43 @@
+"""Every golden file is checked by the function that its `kind` names; an unknown kind fails."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .harness import Golden, golden_files, golden_root
+
+TABLES = {"audio_mel_stats", "audio_overlap_measurements"}
+
+
+def _load_checks() -> dict[str, Callable[[Golden], None]]:
+    """Collect `CHECKS` of every module `checks_*.py` beside this file."""
+    found: dict[str, Callable[[Golden], None]] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("checks_"):
+            checks = importlib.import_module(f"{__package__}.{module.name}").CHECKS
+            assert not found.keys() & checks.keys(), "two checks for one kind"
+            found |= checks
+    return found
+
+
+CHECKS = _load_checks()
+
+
+@pytest.mark.parametrize(
+    "golden", [pytest.param(g, id=f"{g.path.parent.name}/{g.path.stem}") for g in golden_files()]
+)
+def test_golden(golden: Golden):
+    if golden.kind in TABLES:
+        assert golden.meta.get("mean") or golden.meta.get("rows")
+        return
+    assert golden.kind in CHECKS, f"no check for kind {golden.kind!r}"
+    CHECKS[golden.kind](golden)
+
+
+def test_there_are_golden_files():
+    assert golden_files(), f"no golden files under {golden_root()}"
