@@ -18,7 +18,10 @@ TEXT_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """One stream of the transformer (spec 01 §2). `patch` is (t, h, w) for video, (t,) for audio."""
+    """One stream of the transformer (spec 01 §2).
+
+    `patch` is (t, h, w) for video, (t,) for audio.
+    """
 
     in_channels: int
     dim: int

@@ -32,7 +32,7 @@ class Placement:
         text_encoder: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Placement:
-        """Everything on `device` unless said otherwise; bf16 on accelerators, float32 on the CPU."""
+        """Everything on `device` unless said otherwise; bf16, on the CPU float32."""
         main = parse_device(device)
         other = main if decoder is None else parse_device(decoder)
         text = main if text_encoder is None else parse_device(text_encoder)

@@ -21,7 +21,7 @@ class HalloLiveError(Exception):
 
 
 class RequestError(HalloLiveError):
-    """A setting of a request (seconds, size, look-ahead, ...) cannot work; raised before work begins."""
+    """A setting of a request cannot work; raised before work begins."""
 
 
 class PromptError(HalloLiveError):

@@ -78,7 +78,9 @@ class Progress:
 class ProgressCallback(Protocol):
     """Called with the state of the run; may raise to stop it."""
 
-    def __call__(self, progress: Progress, /) -> None: ...
+    def __call__(self, progress: Progress, /) -> None:
+        """Take note of where the run stands."""
+        ...
 
 
 CancelCheck = Callable[[], bool]

@@ -1,0 +1,238 @@
+"""Writes a clip as MP4 (H.264 + AAC) while it is being made; playable however it ends.
+
+Two files: a fragmented one grows beside the target with every chunk, so that even a killed process
+leaves something to play; on close it becomes the target, a progressive file (`+faststart`) in which
+picture and sound last equally long, to the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..clock import MediaClock
+from ..errors import MediaError
+from ..types import MediaChunk
+
+if TYPE_CHECKING:
+    from av import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+
+VIDEO_ENCODER = {"preset": "veryfast", "crf": "18", "rc-lookahead": "10", "g": "24"}
+"""x264 settings: visually lossless, a key frame a second, at most a block behind the input."""
+
+AUDIO_BIT_RATE = 96_000
+"""Bits per second; transparent for 16 kHz mono speech."""
+
+AAC_FRAME = 1024
+"""Samples in one AAC frame; also what the encoder runs ahead (priming)."""
+
+FRAGMENTED = {
+    "movflags": "empty_moov+default_base_moof+delay_moov",
+    "frag_duration": "200000",  # microseconds
+    "flush_packets": "1",
+}
+PROGRESSIVE = {"movflags": "+faststart+use_metadata_tags"}
+
+BT709 = 1
+"""Colour matrix, primaries and transfer of HD video (ITU-T H.273 code point 1)."""
+
+LIMITED_RANGE = 1
+"""libav's AVCOL_RANGE_MPEG: luma 16..235, what players expect of H.264."""
+
+
+class Mp4Writer:
+    """Appends `MediaChunk`s to one MP4; use it as a context manager.
+
+    Args:
+        path: the finished file. While writing, `partial_path` grows beside it.
+        clock: frame and sample rates.
+        metadata: strings stored in the finished file (prompt, settings, ...).
+
+    The file is finished on `close`, also after an exception in the `with` block: what was written
+    until then becomes a complete clip. Nothing is left when no frame was ever written.
+
+    Raises:
+        MediaError: PyAV is missing, or the file cannot be written or finished.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        clock: MediaClock | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.partial_path = self.path.with_suffix(".partial.mp4")
+        self._clock = clock or MediaClock()
+        self._metadata = dict(metadata or {})
+        self._growing: _GrowingFile | None = None
+        self._sound: list[np.ndarray] = []
+        self._frames = 0
+        self._closed = False
+        self._failures = (_require_av().FFmpegError, OSError)
+
+    def __enter__(self) -> Mp4Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, chunk: MediaChunk) -> None:
+        """Append a chunk: frames uint8 [f, h, w, 3], samples float32 [s] in -1..1."""
+        if self._closed:
+            raise MediaError(f"The clip {self.path.name} is finished", fix="open a new writer")
+        sound = chunk.samples.detach().to(torch.float32).clamp(-1, 1).numpy()
+        self._sound.append(sound)
+        try:
+            if self._growing is not None:
+                self._growing.add_sound(sound)
+            for frame in chunk.frames.numpy():
+                self._grow(*frame.shape[:2]).add_frame(frame)
+                self._frames += 1
+        except self._failures as error:
+            raise self._failed(error) from error
+
+    def close(self) -> Path | None:
+        """Finish the file; returns its path, or None when nothing was written. Safe to repeat."""
+        if not self._closed and self._growing is not None:
+            self._closed = True
+            try:
+                self._growing.close()
+                self._finish()
+            except self._failures as error:
+                raise self._failed(error) from error
+            self.partial_path.unlink()
+        self._closed = True
+        return self.path if self._frames else None
+
+    def _grow(self, height: int, width: int) -> _GrowingFile:
+        """The partial file; opened by the first frame, because only that tells the size."""
+        if self._growing is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._growing = _GrowingFile(self.partial_path, self._clock, height, width)
+            for sound in self._sound:
+                self._growing.add_sound(sound)
+        return self._growing
+
+    def _finish(self) -> None:
+        """Copy the picture, encode the sound anew so that it ends where the picture ends.
+
+        AAC comes in whole frames of 1024 samples. Silence before the start (skipped by the edit
+        list, like the encoder's priming) makes the end fall on a frame border: players and
+        decoders then give exactly the samples of the picture's length.
+        """
+        av = _require_av()
+        sound = self._sound_of_picture_length()
+        lead = -len(sound) % AAC_FRAME
+        sound = np.concatenate([np.zeros(lead, np.float32), sound])
+        rate = self._clock.sample_rate
+        with (
+            av.open(str(self.partial_path)) as source,
+            av.open(str(self.path), "w", format="mp4", options=dict(PROGRESSIVE)) as target,
+        ):
+            target.metadata.update(self._metadata)
+            picture = source.streams.video[0]
+            video = target.add_stream_from_template(picture)
+            audio = _add_aac(target, rate)
+            for start in range(0, len(sound), AAC_FRAME):
+                part = sound[start : start + AAC_FRAME]
+                target.mux(audio.encode(_audio_frame(part, start - lead, rate)))
+            target.mux(audio.encode(None))
+            for packet in source.demux(picture):
+                if packet.dts is not None:
+                    packet.stream = video
+                    target.mux(packet)
+
+    def _sound_of_picture_length(self) -> np.ndarray:
+        sound = np.concatenate([*self._sound, np.zeros(0, np.float32)])
+        length = self._clock.samples_for_frames(self._frames)
+        return np.pad(sound[:length], (0, max(0, length - len(sound))))
+
+    def _failed(self, error: Exception) -> MediaError:
+        return MediaError(
+            f"Cannot write {self.path}",
+            found=error,
+            fix=f"check the free space and the folder; what was made so far is {self.partial_path}",
+        )
+
+
+class _GrowingFile:
+    """The fragmented MP4 that is playable up to its last fragment at any moment."""
+
+    def __init__(self, path: Path, clock: MediaClock, height: int, width: int) -> None:
+        self._clock = clock
+        self._container: OutputContainer = _require_av().open(
+            str(path), "w", format="mp4", options=dict(FRAGMENTED)
+        )
+        self._video = self._container.add_stream(
+            "libx264", rate=clock.fps, options=dict(VIDEO_ENCODER)
+        )
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        context = self._video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED_RANGE
+        self._audio = _add_aac(self._container, clock.sample_rate)
+        self._frames = 0
+        self._samples = 0
+
+    def add_frame(self, pixels: np.ndarray) -> None:
+        """Encode one frame, uint8 [h, w, 3]."""
+        frame = _require_av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame.reformat(
+            format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
+        )
+        frame.pts, frame.time_base = self._frames, 1 / self._clock.fps
+        self._frames += 1
+        self._container.mux(self._video.encode(frame))
+
+    def add_sound(self, sound: np.ndarray) -> None:
+        """Encode samples, float32 [s]."""
+        if len(sound):
+            frame = _audio_frame(sound, self._samples, self._clock.sample_rate)
+            self._samples += len(sound)
+            self._container.mux(self._audio.encode(frame))
+
+    def close(self) -> None:
+        """Write out what the encoders still hold."""
+        self._container.mux(self._audio.encode(None))
+        self._container.mux(self._video.encode(None))
+        self._container.close()
+
+
+def _add_aac(container: OutputContainer, sample_rate: int) -> AudioStream:
+    stream = container.add_stream("aac", rate=sample_rate)
+    stream.layout = "mono"
+    stream.bit_rate = AUDIO_BIT_RATE
+    return stream
+
+
+def _audio_frame(sound: np.ndarray, start: int, sample_rate: int) -> AudioFrame:
+    frame = _require_av().AudioFrame.from_ndarray(
+        np.ascontiguousarray(sound[None]), format="fltp", layout="mono"
+    )
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
+    return frame
+
+
+def _require_av() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise MediaError(
+            "PyAV is needed to write MP4", fix='pip install "hallo-live[standalone]"'
+        ) from error
+    return av
