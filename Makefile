@@ -1,0 +1,90 @@
+# `make demo`: a clip from tiny random models. `make test`: the tests. `make check`: all that CI asks.
+# VENV, PYTHON, COMFYUI_PATH and GOLDEN can be set on the command line.
+
+PYTHON ?= python3
+VENV ?= .venv
+GOLDEN ?= tests/golden/data
+BIN := $(VENV)/bin
+
+# ComfyUI, if there is one: named by COMFYUI_PATH, around this folder (custom_nodes/..), or at home.
+COMFYUI := $(patsubst %/comfy/options.py,%,$(firstword \
+	$(wildcard $(addsuffix /comfy/options.py,$(COMFYUI_PATH) $(abspath ../..) $(HOME)/comfy/ComfyUI))))
+ifneq ($(COMFYUI),)
+export COMFYUI_PATH := $(COMFYUI)
+COMFY_DEPS := $(VENV)/.comfy-deps
+endif
+
+TINY := models/tiny
+CLIP := out/demo.mp4
+export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
+
+.PHONY: help demo test slow golden check lint fix clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    write $(CLIP) with tiny random models (first run installs into $(VENV))"
+	@echo "make test    run the tests"
+	@echo "make slow    run the slow tests"
+	@echo "make golden  compare with the golden tensors under GOLDEN=$(GOLDEN)"
+	@echo "make check   formatting, lint, layers, types, tests: what CI runs"
+	@echo "make fix     let ruff format and mend"
+	@echo "make clean   remove what make made"
+
+demo: $(TINY)/.made
+	@mkdir -p $(dir $(CLIP))
+	$(BIN)/hallo-live generate "$$PROMPT" --models $(TINY) --seconds 5 --seed 1 --size 64x128 -o $(CLIP)
+	@echo "The clip is $(CLIP): noise that moves and sounds, since the weights are random."
+
+# Pytest answers 5 when a selection is empty, which is no failure.
+PYTEST := status=0; $(BIN)/python -m pytest
+EMPTY_IS_FINE := || status=$$?; [ $$status = 0 ] || [ $$status = 5 ]
+
+test: $(VENV)/.deps $(COMFY_DEPS)
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.deps $(COMFY_DEPS)
+	$(PYTEST) -m "slow and not gpu" $(EMPTY_IS_FINE)
+
+golden: $(VENV)/.deps
+	HALLO_LIVE_GOLDEN="$(abspath $(GOLDEN))" $(BIN)/python -m pytest tests/golden
+
+check: lint test
+
+lint: $(VENV)/.deps
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+fix: $(VENV)/.deps
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf out $(TINY) build .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf .venv
+
+# A torch that already drives a GPU here is used as it is: the new environment sees the packages
+# beside it, and the constraints keep its version. Otherwise constraints.txt says which torch.
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@site=$$($(PYTHON) tools/cuda_torch.py $(VENV)/constraints.txt) && if [ -n "$$site" ]; then \
+		echo "Using the torch in $$site"; \
+		echo "$$site" > $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/host-torch.pth; \
+	else cp constraints.txt $(VENV)/constraints.txt; fi
+	@touch $@
+
+$(VENV)/.deps: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time this takes some minutes (torch is large)."
+	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e ".[dev]"
+	@touch $@
+
+# What the tests inside ComfyUI need; `requests` because ComfyUI imports it without asking for it.
+$(VENV)/.comfy-deps: $(VENV)/.deps $(COMFYUI)/requirements.txt
+	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -r $(COMFYUI)/requirements.txt requests
+	@touch $@
+
+# Written anew when the code that writes them changes.
+$(TINY)/.made: $(VENV)/.deps $(wildcard hallo_live_core/config.py hallo_live_core/checkpoints/*.py)
+	$(BIN)/hallo-live make-tiny $(TINY)
+	@touch $@
