@@ -11,6 +11,26 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """One clip to make. `HalloLive.check` refuses what cannot work before anything runs.
+
+    seconds is rounded up to whole blocks of one second; n blocks give 24 n - 3 frames, because
+    the first latent of a clip is a single frame. lookahead counts audio latents of 32 ms that
+    the picture may hear ahead of its block (0 in every published configuration). height and
+    width are pixels. correlated_noise draws the initial noise of both streams from the same
+    seed, as the research code does (spec 02 §2).
+    """
+
+    prompt: str = ""
+    seconds: float = 5.0
+    seed: int = 0
+    lookahead: int = 0
+    height: int = 512
+    width: int = 992
+    correlated_noise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TextContext:
     """Text embeddings of both streams, float [b, text_len, text_dim], zero rows beyond the prompt.
 

@@ -1,0 +1,113 @@
+"""Decode block i on one device while block i + 1 is denoised on another."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+POLL_SECONDS = 0.05
+"""How often a waiting thread looks up to see whether it should stop or the other side died."""
+
+
+class _End:
+    """Marks the end of the items."""
+
+
+class BackgroundWorker(Generic[Item, Result]):
+    """Turns submitted items into results in one thread, in order. Use it as a context manager.
+
+    Args:
+        work: called with each item in the thread; its results are collected one by one.
+        max_waiting: items that may wait; `submit` blocks beyond that (back-pressure). Results are
+            bounded by the same number times the results of one item.
+
+    An exception of `work` (also a host's interruption) is raised again in the owner's thread by
+    the next call of any method. Leaving the context stops the thread after the result in hand and
+    waits for it: nothing is left running.
+    """
+
+    def __init__(self, work: Callable[[Item], Iterable[Result]], *, max_waiting: int = 2) -> None:
+        self._work = work
+        self._items: queue.Queue[Item | _End] = queue.Queue(max_waiting)
+        self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        context = contextvars.copy_context()
+        inference = torch.is_inference_mode_enabled()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run, inference), name="hallo-live-decoder", daemon=True
+        )
+
+    def __enter__(self) -> BackgroundWorker[Item, Result]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def submit(self, item: Item) -> None:
+        """Hand over an item; waits while `max_waiting` are queued."""
+        self._put(item)
+
+    def ready(self) -> Iterator[Result]:
+        """The results that exist now, without waiting."""
+        while True:
+            try:
+                yield self._results.get_nowait()
+            except queue.Empty:
+                break
+        self._raise_error()
+
+    def finish(self) -> Iterator[Result | None]:
+        """No more items: the remaining results as they come, and None at every look-up between.
+
+        The Nones give the owner a turn to check for interruption while it waits.
+        """
+        self._put(_End())
+        while self._thread.is_alive():
+            try:
+                yield self._results.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                yield None
+        yield from self.ready()
+
+    def _put(self, item: Item | _End) -> None:
+        while True:
+            self._raise_error()
+            try:
+                return self._items.put(item, timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, inference: bool) -> None:
+        with torch.inference_mode(inference):
+            try:
+                self._drain()
+            except BaseException as error:  # crosses to the owner's thread whole
+                self._error = error
+
+    def _drain(self) -> None:
+        while not self._stop.is_set():
+            try:
+                item = self._items.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(item, _End):
+                return
+            for result in self._work(item):
+                self._results.put(result)
+                if self._stop.is_set():
+                    return

@@ -1,0 +1,117 @@
+import contextvars
+import threading
+import time
+
+import pytest
+import torch
+
+from hallo_live_core.decoding.worker import BackgroundWorker
+
+where = contextvars.ContextVar("where", default="nowhere")
+
+
+def twice(item: int):
+    yield item
+    yield item * 10
+
+
+def results(worker) -> list:
+    return [r for r in worker.finish() if r is not None]
+
+
+def hallo_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("hallo-live")]
+
+
+def test_results_come_in_the_order_of_the_items():
+    with BackgroundWorker(twice) as worker:
+        for item in (1, 2, 3):
+            worker.submit(item)
+        assert results(worker) == [1, 10, 2, 20, 3, 30]
+    assert not hallo_threads()
+
+
+def test_a_result_is_ready_while_the_owner_still_works():
+    release = threading.Event()
+
+    def slow(item):
+        yield item
+        release.wait(5)
+        yield -item
+
+    with BackgroundWorker(slow) as worker:
+        worker.submit(7)
+        deadline = time.monotonic() + 5
+        early = []
+        while not early and time.monotonic() < deadline:
+            early = list(worker.ready())
+        assert early == [7]
+        release.set()
+        assert results(worker) == [-7]
+
+
+def test_submit_waits_when_the_thread_is_behind():
+    gate, started = threading.Event(), []
+
+    def gated(item):
+        started.append(item)
+        gate.wait(5)
+        return [item]
+
+    with BackgroundWorker(gated, max_waiting=1) as worker:
+        worker.submit(0)
+        worker.submit(1)
+        opener = threading.Timer(0.2, gate.set)
+        opener.start()
+        before = time.monotonic()
+        worker.submit(2)
+        assert time.monotonic() - before > 0.1
+        assert results(worker) == [0, 1, 2]
+        opener.join()
+
+
+def test_an_exception_in_the_thread_reaches_the_owner_and_nothing_is_left_running():
+    def failing(item):
+        yield item
+        raise MemoryError("out of decoder memory")
+
+    with BackgroundWorker(failing) as worker:
+        worker.submit(1)
+        with pytest.raises(MemoryError, match="decoder"):
+            results(worker)
+        with pytest.raises(MemoryError):
+            worker.submit(2)
+    assert not hallo_threads()
+
+
+def test_leaving_early_stops_after_the_result_in_hand():
+    made = []
+
+    def endless(item):
+        while True:
+            made.append(item)
+            yield item
+            time.sleep(0.01)
+
+    with BackgroundWorker(endless) as worker:
+        worker.submit(1)
+        while not made:
+            time.sleep(0.01)
+    count = len(made)
+    time.sleep(0.05)
+    assert len(made) == count
+    assert not hallo_threads()
+
+
+def test_the_thread_inherits_inference_mode_and_context():
+    seen = []
+
+    def look(item):
+        seen.append((torch.is_inference_mode_enabled(), where.get()))
+        return [item]
+
+    where.set("here")
+    with torch.inference_mode(), BackgroundWorker(look) as worker:
+        worker.submit(1)
+        results(worker)
+    assert seen == [(True, "here")]
