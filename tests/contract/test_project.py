@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACK = ("hallo_live_core", "nodes")
 CODE = (*PACK, "training", "tests", "tools")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMES_WITH_COMFYUI = {"torch", "numpy", "einops", "safetensors", "tqdm"}
+COMES_WITH_COMFYUI = {"torch", "numpy", "einops", "safetensors", "tqdm", "PIL"}
 COMFYUI_ITSELF = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 MAX_LINES = 400
 
