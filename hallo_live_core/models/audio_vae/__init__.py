@@ -1,0 +1,1 @@
+"""The audio VAE of MMAudio and the BigVGAN vocoder, 16 kHz (spec 04)."""
