@@ -51,14 +51,14 @@ golden: $(VENV)/.deps
 check: lint test
 
 lint: $(VENV)/.deps
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -c "from importlinter.cli import lint_imports_command as run; run()"
+	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
 
 fix: $(VENV)/.deps
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 clean:
 	rm -rf out $(TINY) build .pytest_cache .ruff_cache .import_linter_cache *.egg-info
