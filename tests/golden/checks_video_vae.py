@@ -81,7 +81,18 @@ def check_decode_taps(golden: Golden):
         assert_max_abs(actual, expected, f"tap {name}", TOLERANCE)
 
 
+def check_state_shapes(golden: Golden):
+    listed = [
+        tuple(shape) for shape in golden.meta.get("state_after_last_block_slots", ()) if shape
+    ]
+    if listed:
+        batch, _, _, height, width = listed[0]
+        state = WanVideoDecoder(config_of(golden)).initial_state(batch, height, width)
+        assert [tuple(past.shape) for past in state.convolutions.past] == listed
+
+
 def check_decoding(golden: Golden):
+    check_state_shapes(golden)
     check_decode(golden)
     check_decode_taps(golden)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...config import VideoVAEConfig
 from ...state.causal_conv import CausalState, PastFrames, PastShape
-from .interface import StreamState, check_latents
+from .interface import StreamState, check_latents, group_sizes
 from .latents import LatentScale
 from .layers import (
     PAST_FRAMES,
@@ -181,13 +181,11 @@ class WanVideoDecoder(nn.Module):
     ) -> tuple[Tensor, StreamState]:
         """`decode` without the clamp."""
         check_latents(latents, state)
-        head = 1 if state.first else 0  # the first latent of a clip goes alone
-        groups = [*latents[:, :head].split(1, 1), *latents[:, head:].split(latents_at_once, 1)]
+        sizes = group_sizes(latents.shape[1], latents_at_once, first=state.first)
         videos: list[Tensor] = []
-        for group in groups:
-            if group.shape[1]:
-                videos.append(self._decode_group(group, state))
-                state = state.advanced()
+        for group in latents.split(sizes, dim=1):
+            videos.append(self._decode_group(group, state))
+            state = state.advanced()
         video = videos[0] if len(videos) == 1 else torch.cat(videos, dim=2)
         return video.transpose(1, 2), state
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...config import VideoVAEConfig
 from ...errors import ShapeError
 from ...state.causal_conv import CausalState, PastFrames, PastShape
-from .interface import StreamState
+from .interface import StreamState, group_sizes
 from .latents import LatentScale
 from .layers import (
     PAST_FRAMES,
@@ -213,12 +213,13 @@ class WanVideoEncoder(nn.Module):
                 video.shape[1],
                 extra,
             )
-        used = video[:, : video.shape[1] - extra]
+        used = video.shape[1] - extra
         means: list[Tensor] = []
-        for chunk in (used[:, :1], *used[:, 1:].split(self.frames_per_latent, 1)):
-            if chunk.shape[1]:
-                mean, state = self.encode_next(chunk, state)
-                means.append(mean)
+        for chunk in video[:, :used].split(
+            group_sizes(used, self.frames_per_latent, first=True), 1
+        ):
+            mean, state = self.encode_next(chunk, state)
+            means.append(mean)
         raw = torch.cat(means, dim=1)
         return EncodedVideo(normalised=state.scale.normalise(raw), raw=raw)
 

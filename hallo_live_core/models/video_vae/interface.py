@@ -95,3 +95,10 @@ def check_latents(latents: Tensor, state: StreamState) -> None:
             found=f"{latents.device} and {state.device}",
             fix=f"move the latents to {state.device}",
         )
+
+
+def group_sizes(count: int, size: int, *, first: bool) -> list[int]:
+    """How many go through a network in each call: the `first` of a clip alone, then `size`."""
+    alone = [1] if first else []
+    whole, rest = divmod(count - len(alone), size)
+    return [*alone, *[size] * whole, *([rest] if rest else [])]
