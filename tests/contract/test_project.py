@@ -98,6 +98,17 @@ def test_links_between_pages_lead_somewhere(page: Path):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_a_page_names_exist(page: Path):
+    """Paths in backticks, below the root or (`models/...`) below the core."""
+    below_root = r"`((?:hallo_live_core|nodes|tests|tools|benchmarks|docs|workflows)/[^`*\s]*)`"
+    below_core = r"`((?:models|sampling|decoding|state|functional|checkpoints)/[^`*<\s]*)`"
+    text = page.read_text()
+    named = [ROOT / path for path in re.findall(below_root, text)]
+    named += [ROOT / "hallo_live_core" / path for path in re.findall(below_core, text)]
+    assert [path for path in named if not path.exists()] == []
+
+
 @pytest.mark.parametrize("path", python_files(*CODE), ids=name)
 def test_cited_sections_exist(path: Path):
     """ "spec 01 §4" or "spec 03 §7, 04 §8" in a docstring can be looked up."""
