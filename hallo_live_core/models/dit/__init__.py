@@ -1,0 +1,26 @@
+"""The dual-stream transformer: student, teacher and critic."""
+
+from .fusion import DualStreamDiT, Flows, FusionBlock
+from .passes import (
+    CachedPass,
+    MaskedPass,
+    RaggedSizes,
+    TeacherPass,
+    stack_ragged,
+    unstack_ragged,
+)
+from .visibility import Attention, sdpa
+
+__all__ = [
+    "Attention",
+    "CachedPass",
+    "DualStreamDiT",
+    "Flows",
+    "FusionBlock",
+    "MaskedPass",
+    "RaggedSizes",
+    "TeacherPass",
+    "sdpa",
+    "stack_ragged",
+    "unstack_ragged",
+]

@@ -1,0 +1,157 @@
+"""The transformer, a prompt and a session behind two verbs: `clean` a block, then `settle` it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..functional.blocks import Block
+from ..functional.schedule import NoiseSchedule, clean_from_flow
+from ..models.dit import CachedPass, DualStreamDiT
+from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, KVCache
+from ..state.session import SessionShape, SessionState, TimeRuns
+from ..types import TextContext
+
+
+class Clean(NamedTuple):
+    """What the network takes for the clean block.
+
+    video: [b, f, c, h, w]. audio: [b, a, c] from latent 0 on: history as the network sees it now,
+    the block, the look-ahead.
+    """
+
+    video: Tensor
+    audio: Tensor
+
+
+class Denoiser:
+    """Runs the student on one session (spec 02 §3).
+
+    gradient: let `clean` build a graph; the session must then have been opened for it.
+    """
+
+    def __init__(
+        self,
+        model: DualStreamDiT,
+        state: SessionState,
+        schedule: NoiseSchedule,
+        *,
+        gradient: bool = False,
+    ) -> None:
+        self.model, self.state, self.schedule, self.gradient = model, state, schedule, gradient
+
+    def clean(self, block: Block, video: Tensor, window: Tensor, timestep: float) -> Clean:
+        """Predict the clean block.
+
+        video: noisy [b, f, c, h, w]; window: noisy audio of block and look-ahead [b, window, c];
+        both at `timestep`. The history of the sound is at the context timestep.
+        """
+        past, context = block.first_audio, self.schedule.context
+        audio = torch.cat([self.state.audio_history[:, :past], window], dim=1)
+        times = ((context, past), (timestep, block.window))
+        with torch.set_grad_enabled(self.gradient):
+            video_flow, audio_flow = self.model(
+                video, audio, self._call(block, ((timestep, block.num_video),), times)
+            )
+            sigma = self.schedule.sigma(timestep)
+            history = clean_from_flow(
+                audio[:, :past], audio_flow[:, :past], self.schedule.sigma(context)
+            )
+            now = clean_from_flow(window, audio_flow[:, past:], sigma)
+            return Clean(
+                clean_from_flow(video, video_flow, sigma), torch.cat([history, now], dim=1)
+            )
+
+    @torch.no_grad()
+    def keep(self, block: Block, clean: Clean) -> None:
+        """Make the block's sound part of the history that later blocks read."""
+        own = slice(block.first_audio, block.end_audio)
+        self.state.audio_history[:, own].copy_(clean.audio[:, own])
+
+    @torch.no_grad()
+    def settle(self, block: Block, clean: Clean) -> None:
+        """The clean-context pass: later blocks see this one as it finally is.
+
+        It is fed what the last step predicted, the sound's history included (spec 02 §3, item 6).
+        """
+        context = self.schedule.context
+        self.model.settle(
+            clean.video,
+            clean.audio,
+            self._call(block, ((context, block.num_video),), ((context, clean.audio.shape[1]),)),
+        )
+
+    def _call(self, block: Block, video_times: TimeRuns, audio_times: TimeRuns) -> CachedPass:
+        if not self.gradient:
+            return CachedPass(self.state, block.first_video, video_times, audio_times)
+        like = self.state.audio_history
+        return CachedPass(
+            self.state,
+            block.first_video,
+            _as_tensor(video_times, like),
+            _as_tensor(audio_times, like),
+        )
+
+
+@torch.no_grad()
+def open_session(
+    model: DualStreamDiT,
+    text: TextContext,
+    shape: SessionShape,
+    schedule: NoiseSchedule,
+    *,
+    dtype: torch.dtype,
+    window: int = ATTENTION_WINDOW,
+    gradient: bool = False,
+) -> SessionState:
+    """Compute and allocate all that a stream needs before its first block, on the prompt's device.
+
+    gradient: the prompt stays outside the network and the past is kept in pieces, never in place.
+
+    Raises:
+        ShapeError: latent size or prompt do not fit.
+        PositionError: the clip is longer than the rotary tables.
+    """
+    config, plan = model.config, shape.plan
+    tokens = shape.tokens_per_latent(config)
+    if text.video.shape[0] != shape.batch:
+        raise ShapeError(
+            "The prompt and the clip have different batch sizes",
+            found=f"{text.video.shape[0]} and {shape.batch}",
+        )
+    place = {"device": text.video.device, "dtype": dtype}
+    size = (plan.video_latents, shape.height, shape.width)
+    rotary = model.rotary(size, plan.audio_horizon, **place)
+    text = TextContext(text.video.to(dtype), text.audio.to(dtype))
+    video_times, audio_times = model.embed_times(schedule.all_timesteps, **place)
+    layers, frames = config.num_layers, (shape.batch, plan.video_latents * tokens)
+    caches: list[Cache] = [
+        ConcatCache(layers, window)
+        if gradient
+        else KVCache.allocate(
+            (layers, *frames, stream.num_heads, stream.head_dim), window=window, **place
+        )
+        for stream in (config.video, config.audio)
+    ]
+    return SessionState(
+        plan=plan,
+        text=text if gradient else model.embed_text(text),
+        video_times=video_times,
+        audio_times=audio_times,
+        rotary=rotary,
+        video_self=caches[0],
+        video_cross=caches[1],
+        audio_history=torch.zeros(
+            shape.batch, plan.audio_latents, config.audio.in_channels, **place
+        ),
+        window=window,
+    )
+
+
+def _as_tensor(runs: TimeRuns, like: Tensor) -> Tensor:
+    """[b, latents] timesteps."""
+    row = [t for t, count in runs for _ in range(count)]
+    return torch.tensor(row, device=like.device).expand(like.shape[0], -1)

@@ -1,0 +1,141 @@
+"""Keys and values that a stream has settled, rotation already applied (spec 02 §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import PositionError
+
+ATTENTION_WINDOW = 32_760
+"""Newest tokens that one cached attention can see; older tokens fall out of sight (spec 02 §4)."""
+
+
+class LayerCache(Protocol):
+    """The past of one attention in one layer."""
+
+    def extend(self, start: int, keys: Tensor, values: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Put a block's [b, l, n, d] at token `start`; return all that it may see, itself last.
+
+        The block that stands there already is replaced, so a noisy block may come any number of
+        times, and what its clean pass puts there last is what later blocks see.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BufferedLayer:
+    """One layer's slice of a `KVCache`: [b, capacity, n, d] each, written in place."""
+
+    keys: Tensor
+    values: Tensor
+    window: int
+
+    def extend(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LayerCache`. Rounds to the cache's dtype while writing.
+
+        Raises:
+            PositionError: the block does not fit behind `start`.
+        """
+        end = start + keys.shape[1]
+        if end > self.keys.shape[1]:
+            raise PositionError(
+                "The key-value cache is full",
+                found=f"tokens {start} to {end}, capacity {self.keys.shape[1]}",
+                fix="open the session for a longer clip",
+            )
+        self.keys[:, start:end].copy_(keys)
+        self.values[:, start:end].copy_(values)
+        first = max(0, end - self.window)
+        return self.keys[:, first:end], self.values[:, first:end]
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Buffers of one kind of attention for all layers, [layers, b, capacity, n, d], never moved."""
+
+    keys: Tensor
+    values: Tensor
+    window: int = ATTENTION_WINDOW
+
+    @classmethod
+    def allocate(
+        cls,
+        shape: Sequence[int],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        window: int = ATTENTION_WINDOW,
+    ) -> KVCache:
+        """Buffers of shape [layers, b, capacity, n, d]; not cleared, since reads follow writes."""
+        empty = [torch.empty(*shape, device=device, dtype=dtype) for _ in range(2)]
+        return cls(empty[0], empty[1], window)
+
+    def layer(self, index: int) -> BufferedLayer:
+        """The past of one layer."""
+        return BufferedLayer(self.keys[index], self.values[index], self.window)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both buffers."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(slots=True)
+class ConcatLayer:
+    """The same past for training: nothing is written in place, so gradients stay intact.
+
+    Blocks are kept only when gradients are off (denoising steps before the exit step, and the clean
+    pass); a block with gradients sees the kept past as constants and leaves no trace.
+    """
+
+    window: int = ATTENTION_WINDOW
+    blocks: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict[int, tuple[Tensor, Tensor]]
+    )
+
+    def extend(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LayerCache`."""
+        current = (keys.to(values.dtype), values)
+        if not torch.is_grad_enabled():
+            self.blocks[start] = current
+        past = [self.blocks[position] for position in sorted(self.blocks) if position < start]
+        seen = [*past, current]
+        return (
+            torch.cat([k for k, _ in seen], dim=1)[:, -self.window :],
+            torch.cat([v for _, v in seen], dim=1)[:, -self.window :],
+        )
+
+
+class ConcatCache:
+    """A `ConcatLayer` per layer: the cache of a self-rollout with gradient (spec 06 §6.4)."""
+
+    def __init__(self, num_layers: int, window: int = ATTENTION_WINDOW) -> None:
+        self.layers = [ConcatLayer(window) for _ in range(num_layers)]
+
+    def layer(self, index: int) -> ConcatLayer:
+        """The past of one layer."""
+        return self.layers[index]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all kept blocks."""
+        kept = [pair for layer in self.layers for pair in layer.blocks.values()]
+        return sum(k.nbytes + v.nbytes for k, v in kept)
+
+
+class Cache(Protocol):
+    """What a session needs of a cache."""
+
+    def layer(self, index: int, /) -> LayerCache:
+        """The past of one layer."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...

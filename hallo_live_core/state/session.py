@@ -1,0 +1,179 @@
+"""Everything that a running denoising stream remembers; nothing of it hides on a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import TransformerConfig
+from ..errors import ShapeError
+from ..functional.blocks import ClipPlan
+from ..functional.rope import RotaryTables
+from ..types import TextContext
+from .kv_cache import Cache
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one attention, [b, l, n, d] each."""
+
+TimeRuns = tuple[tuple[float, int], ...]
+"""Timesteps of consecutive latents: ((0.0, 30), (937.5, 34)) is 30 at 0, then 34 at 937.5."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextCache:
+    """A prompt inside the network: tokens [b, text_len, dim] of each stream after the text MLP.
+
+    `video_keys` and `audio_keys` hold the keys and values of every layer; where they are empty,
+    each layer makes its own.
+    """
+
+    video: Tensor
+    audio: Tensor
+    video_keys: tuple[KeysValues, ...] = ()
+    audio_keys: tuple[KeysValues, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tokens, keys and values."""
+        keys = [t for pair in (*self.video_keys, *self.audio_keys) for t in pair]
+        return sum(t.nbytes for t in (self.video, self.audio, *keys))
+
+
+Text = TextContext | TextCache
+"""A prompt as embeddings, or already inside the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRows:
+    """Embedded timesteps of one stream: what the head and what the blocks use.
+
+    embedding: [b, g, dim]; projection: [b, g, 6, dim]; b may be 1. Each of the g rows serves an
+    equal share of consecutive tokens: all of them, or those of one video or audio latent.
+    """
+
+    embedding: Tensor
+    projection: Tensor
+
+    def spread(self, rows: Iterable[tuple[int, int]]) -> TimeRows:
+        """Row r for n latents, for every (r, n); a single pair stays one row."""
+        pairs = list(rows)
+        if len(pairs) == 1:
+            row = pairs[0][0]
+            return TimeRows(self.embedding[:, row : row + 1], self.projection[:, row : row + 1])
+        return TimeRows(_spread(self.embedding, pairs), _spread(self.projection, pairs))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both tensors."""
+        return self.embedding.nbytes + self.projection.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class TimeTable:
+    """The few timesteps of a stream, embedded once: row k of `rows` belongs to `timesteps[k]`."""
+
+    timesteps: tuple[float, ...]
+    rows: TimeRows
+
+    def spread(self, runs: TimeRuns) -> TimeRows:
+        """Rows of consecutive latents.
+
+        Raises:
+            ShapeError: a timestep that was not announced.
+        """
+        unknown = [t for t, _ in runs if t not in self.timesteps]
+        if unknown:
+            raise ShapeError(
+                "A timestep was not announced when the session was opened",
+                found=unknown[0],
+                fix=f"use one of {self.timesteps}",
+            )
+        return self.rows.spread((self.timesteps.index(t), count) for t, count in runs if count)
+
+
+@dataclass(slots=True)
+class SessionState:
+    """One running stream (or a batch in lockstep).
+
+    Between blocks the only memory of the network is `video_self` and `video_cross`, and of the
+    sound the generated latents themselves (spec 02 §4): audio is computed anew in every call.
+
+    video_self: keys and values of the video's self-attention, in the video stream's heads.
+    video_cross: made of video tokens for the audio's cross-attention, in the audio stream's heads.
+    audio_history: [b, a, c], of which the latents of finished blocks are meaningful.
+    """
+
+    plan: ClipPlan
+    text: Text
+    video_times: TimeTable
+    audio_times: TimeTable
+    rotary: RotaryTables
+    video_self: Cache
+    video_cross: Cache
+    audio_history: Tensor
+    window: int
+    next_block: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything remembered; a prompt outside the network is not ours."""
+        times = (self.video_times.rows, self.audio_times.rows)
+        parts = (*times, self.rotary, self.video_self, self.video_cross, self.audio_history)
+        text = self.text.nbytes if isinstance(self.text, TextCache) else 0
+        return text + sum(part.nbytes for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionShape:
+    """What fixes the size of a session: `height` and `width` count latents."""
+
+    plan: ClipPlan
+    height: int
+    width: int
+    batch: int = 1
+    num_timesteps: int = 5
+
+    def tokens_per_latent(self, config: TransformerConfig) -> int:
+        """Tokens of one video latent.
+
+        Raises:
+            ShapeError: the latent size is not a multiple of the patch.
+        """
+        _, patch_height, patch_width = config.video.patch
+        if (
+            min(self.height, self.width) < 1
+            or self.height % patch_height
+            or self.width % patch_width
+        ):
+            raise ShapeError(
+                "Video latents cannot be cut into patches",
+                found=f"{self.height} x {self.width}",
+                fix=f"use multiples of {patch_height} and {patch_width}",
+            )
+        return (self.height // patch_height) * (self.width // patch_width)
+
+
+def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.dtype) -> int:
+    """Bytes that a session will hold, known before anything is allocated.
+
+    Activations and weights are not included.
+    """
+    tokens = shape.plan.video_latents * shape.tokens_per_latent(config)
+    values = 0
+    for stream in (config.video, config.audio):
+        cache = 2 * config.num_layers * shape.batch * tokens * stream.dim
+        text = (1 + 2 * config.num_layers) * shape.batch * stream.text_len * stream.dim
+        times = 7 * shape.num_timesteps * stream.dim
+        values += cache + text + times
+    values += shape.batch * shape.plan.audio_latents * config.audio.in_channels
+    rotary = torch.promote_types(dtype, torch.float32).itemsize * config.video.head_dim
+    return values * dtype.itemsize + rotary * (tokens + shape.plan.audio_horizon)
+
+
+def _spread(table: Tensor, rows: list[tuple[int, int]]) -> Tensor:
+    trailing = (-1,) * (table.ndim - 2)
+    parts = [table[:, r : r + 1].expand(-1, count, *trailing) for r, count in rows]
+    return torch.cat(parts, dim=1)
