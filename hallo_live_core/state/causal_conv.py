@@ -76,7 +76,7 @@ class PastFrames:
     def __init__(self, state: CausalState) -> None:
         self.first = state.first
         self._past = state.past
-        self._memory_format = state.memory_format
+        self.memory_format = state.memory_format
         self._next = 0
 
     def extend(self, x: Tensor, fill: Fill = lambda x, out: out.copy_(x)) -> Tensor:
@@ -95,7 +95,7 @@ class PastFrames:
                 fix="start a new stream for another batch or picture size",
             )
         window = torch.empty(
-            shape, device=past.device, dtype=past.dtype, memory_format=self._memory_format
+            shape, device=past.device, dtype=past.dtype, memory_format=self.memory_format
         )
         window[:, :, :kept] = past
         fill(x, window[:, :, kept:])

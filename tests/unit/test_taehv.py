@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from hallo_live_core.errors import ShapeError
 from hallo_live_core.models.video_vae.latents import LatentScale
+from hallo_live_core.models.video_vae.layers import use_channels_last
 from hallo_live_core.models.video_vae.taehv import TAEHV, TAEHVConfig
 
 BASE = TAEHVConfig(widths=(8, 6, 4, 4))
@@ -131,6 +132,17 @@ def test_weights_for_the_big_vaes_latents_get_them():
     raw = LatentScale.on(torch.device("cpu"), torch.float64).restore(latents)
     expected, _ = plain.decode(raw, plain.initial_state(1, HEIGHT, WIDTH))
     actual, _ = other.decode(latents, other.initial_state(1, HEIGHT, WIDTH))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [BASE, SUPER], ids=["base", "super"])
+def test_layouts_give_the_same_video(config):
+    decoder, latents = make_decoder(config), make_latents(3)
+    expected, _ = decoder.decode(latents, decoder.initial_state(1, HEIGHT, WIDTH))
+    use_channels_last(decoder)
+    state = decoder.initial_state(1, HEIGHT, WIDTH)
+    assert state.convolutions.memory_format == torch.channels_last_3d
+    actual, _ = decoder.decode(latents, state)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 

@@ -114,6 +114,27 @@ def test_layouts_give_the_same_video():
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
+def test_the_channels_last_layout_survives_every_step():
+    decoder, layouts = make_decoder(), {4: torch.channels_last, 5: torch.channels_last_3d}
+    use_channels_last(decoder)
+    lost: list[str] = []
+
+    def look(name):
+        def hook(_module, inputs):
+            (x,) = inputs
+            if not x.is_contiguous(memory_format=layouts[x.ndim]):
+                lost.append(name)
+
+        return hook
+
+    for name, module in decoder.decoder.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+            module.register_forward_pre_hook(look(name))
+    # Two clips, since torch's CPU convolutions forget the layout of a single tiny one.
+    decoder.decode(make_latents(2, batch=2), start(decoder, batch=2))
+    assert not lost
+
+
 @pytest.mark.parametrize(
     "config",
     [

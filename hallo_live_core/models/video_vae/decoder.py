@@ -153,7 +153,7 @@ class WanVideoDecoder(nn.Module):
             self.decoder.past_shapes(batch, height, width),
             device=device,
             dtype=dtype,
-            memory_format=memory_format_of(self.decoder.conv1),
+            memory_format=memory_format_of(self.decoder.conv1.weight),
         )
         return StreamState(convolutions, LatentScale.on(device, dtype))
 

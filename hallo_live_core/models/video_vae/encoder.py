@@ -190,7 +190,7 @@ class WanVideoEncoder(nn.Module):
             self.encoder.past_shapes(batch, height // PATCH, width // PATCH),
             device=device,
             dtype=dtype,
-            memory_format=memory_format_of(self.encoder.conv1),
+            memory_format=memory_format_of(self.encoder.conv1.weight),
         )
         return StreamState(convolutions, LatentScale.on(device, dtype))
 

@@ -203,19 +203,22 @@ def as_video(images: Tensor, batch: int) -> Tensor:
     return images.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def use_channels_last(module: nn.Module) -> None:
     """Lay out all convolution weights channels-last, in place; states made later follow.
 
-    Matrix units read this layout directly, and frames become images without copies.
+    For accelerators: matrix units read this layout directly, and frames become images without
+    copies. CPUs gain nothing.
     """
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in module.parameters():
-        if parameter.ndim in layouts:
-            parameter.data = parameter.data.to(memory_format=layouts[parameter.ndim])
+        if parameter.ndim in _LAYOUTS:
+            parameter.data = parameter.data.to(memory_format=_LAYOUTS[parameter.ndim])
 
 
-def memory_format_of(conv: nn.Conv3d) -> torch.memory_format:
-    """The layout of a convolution's weights, which its inputs should have too."""
-    last = torch.channels_last_3d
-    is_last = conv.weight.is_contiguous(memory_format=last) and not conv.weight.is_contiguous()
-    return last if is_last else torch.contiguous_format
+def memory_format_of(weight: Tensor) -> torch.memory_format:
+    """The layout for video that goes through convolutions with a weight laid out like this one."""
+    is_last = weight.is_contiguous(memory_format=_LAYOUTS[weight.ndim])
+    is_last = is_last and not weight.is_contiguous()
+    return torch.channels_last_3d if is_last else torch.contiguous_format

@@ -46,8 +46,7 @@ class Upsample(nn.Module):
             if past.first:
                 past.skip()  # nor does that frame enter the history of the convolution
             else:
-                doubled = self.time_conv(past.extend(x))
-                x = rearrange(doubled, "b (s c) t h w -> b c (t s) h w", s=FACTOR)
+                x = _interleave(self.time_conv(past.extend(x)), past.memory_format)
         images = functional.interpolate(as_images(x), scale_factor=FACTOR, mode="nearest")
         return as_video(self.resample["1"](images), batch=x.shape[0])
 
@@ -84,6 +83,17 @@ class Downsample(nn.Module):
             past.remember(x)
             return x
         return self.time_conv(past.extend(x))
+
+
+def _interleave(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Channel groups become frames: [b, 2 c, t, h, w] -> [b, c, 2 t, h, w] in `memory_format`."""
+    groups = x.chunk(FACTOR, dim=1)
+    b, c, t, h, w = groups[0].shape
+    shape = (b, c, t * FACTOR, h, w)
+    out = torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=memory_format)
+    for number, group in enumerate(groups):
+        out[:, :, number::FACTOR] = group
+    return out
 
 
 def average_down(x: Tensor, channels: int, *, time: int, space: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ...state.causal_conv import CausalState, PastFrames, PastShape
 from .interface import StreamState, check_latents
 from .latents import Z_DIM, LatentScale
-from .layers import ConvOps, as_images, as_video
+from .layers import ConvOps, as_images, as_video, memory_format_of
 from .resample import FACTOR, PATCH, RGB
 
 SOFT_LIMIT = 3.0
@@ -128,10 +128,13 @@ class TAEHV(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> StreamState:
         """The state before a clip whose latents are [batch, n, 48, height, width]."""
-        weight = next(self.parameters())
+        weight = self.decoder[-1].get_parameter("weight")
         device, dtype = device or weight.device, dtype or weight.dtype
         convolutions = CausalState.zeros(
-            self._past_shapes(batch, height, width), device=device, dtype=dtype
+            self._past_shapes(batch, height, width),
+            device=device,
+            dtype=dtype,
+            memory_format=memory_format_of(weight),
         )
         return StreamState(convolutions, LatentScale.on(device, dtype))
 
