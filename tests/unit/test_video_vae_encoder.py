@@ -8,7 +8,7 @@ import torch
 from hallo_live_core.config import VideoVAEConfig
 from hallo_live_core.errors import ShapeError
 from hallo_live_core.models.video_vae.encoder import WanVideoEncoder
-from hallo_live_core.models.video_vae.latents import LatentScale
+from hallo_live_core.models.video_vae.latents import SPATIAL_COMPRESSION, LatentScale
 from hallo_live_core.models.video_vae.layers import use_channels_last
 
 TINY = VideoVAEConfig(encoder_dim=4, decoder_dim=4, num_res_blocks=1)
@@ -97,3 +97,8 @@ def test_a_stream_of_frames_begins_with_one_and_goes_on_with_fours():
         encoder.encode_next(make_video(5), state)
     with pytest.raises(ShapeError, match="3 frames later"):
         encoder.encode_next(make_video(3), state.advanced())
+
+
+def test_the_spatial_compression_is_that_of_the_published_network():
+    encoder = WanVideoEncoder(VideoVAEConfig(), device=torch.device("meta"))
+    assert encoder.pixels_per_latent == SPATIAL_COMPRESSION

@@ -30,6 +30,9 @@ LATENT_STD = (
 Z_DIM = len(LATENT_MEAN)
 """Channels of a latent."""
 
+SPATIAL_COMPRESSION = 16
+"""Pixels per side of a latent, in the published VAE and in its light decoders."""
+
 
 @dataclass(frozen=True, slots=True)
 class LatentScale:
