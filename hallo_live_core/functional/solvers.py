@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .precision import at_least_float32
@@ -29,15 +30,16 @@ class SolverTable:
 
 def euler_table(num_steps: int, shift: float) -> SolverTable:
     """Evenly spaced between the shifted ends of the training table, then shifted once more."""
-    lowest = shift_sigma(1 / NUM_TRAIN_TIMESTEPS, shift)
-    sigmas = [shift_sigma(s, shift) for s in _spaced(1.0, lowest, num_steps)]
-    return SolverTable((*sigmas, 0.0), tuple(NUM_TRAIN_TIMESTEPS * s for s in sigmas))
+    lowest = float(shift_sigma(torch.tensor(1 / NUM_TRAIN_TIMESTEPS), shift))
+    sigmas = [_float32(shift_sigma(s, shift)) for s in _spaced(1.0, lowest, num_steps)]
+    timesteps = tuple(_float32(NUM_TRAIN_TIMESTEPS * s) for s in sigmas)
+    return SolverTable((*sigmas, 0.0), timesteps)
 
 
 def unipc_table(num_steps: int, shift: float) -> SolverTable:
     """Evenly spaced from 0.999 to 0 without the end, shifted; the network gets whole timesteps."""
-    highest = 1 - 1 / NUM_TRAIN_TIMESTEPS
-    sigmas = [shift_sigma(s, shift) for s in _spaced(highest, 0.0, num_steps + 1)[:-1]]
+    spaced = _spaced(_float32(1 - 1 / NUM_TRAIN_TIMESTEPS), 0.0, num_steps + 1)[:-1]
+    sigmas = [_float32(shift_sigma(s, shift)) for s in spaced]
     whole = tuple(float(int(NUM_TRAIN_TIMESTEPS * s)) for s in sigmas)
     return SolverTable((*sigmas, 0.0), whole)
 
@@ -121,3 +123,8 @@ def _corrector_weights(step_size: float, ratio: float) -> tuple[float, float]:
 
 def _spaced(first: float, last: float, count: int) -> list[float]:
     return [first + (last - first) * i / max(1, count - 1) for i in range(count)]
+
+
+def _float32(value: float) -> float:
+    """Rounded as the tables of the reference are: the network is told these very numbers."""
+    return float(torch.tensor(value, dtype=torch.float32))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from hallo_live_core.config import BlockSizes, ScheduleConfig, TransformerConfig
+from hallo_live_core.config import BlockSizes, ScheduleConfig, StreamConfig, TransformerConfig
 from hallo_live_core.functional.blocks import Block, ClipPlan
 from hallo_live_core.functional.masks import BlockCausal
 from hallo_live_core.functional.rope import (
@@ -40,6 +41,12 @@ from hallo_live_core.models.dit.modulation import sinusoid
 from hallo_live_core.models.dit.weights import config_from_state_dict, to_module
 from hallo_live_core.sampling.denoiser import Clean, Denoiser, open_session
 from hallo_live_core.sampling.sampler import stream_blocks
+from hallo_live_core.sampling.teacher import (
+    Guidance,
+    TeacherSettings,
+    TeacherState,
+    teacher_states,
+)
 from hallo_live_core.state.session import SessionShape, SessionState
 from hallo_live_core.types import TextContext
 
@@ -355,15 +362,58 @@ def check_ragged(golden: Golden, model: DualStreamDiT, name: str, first_clean: b
         assert_rel_l2(a, golden[f"out.{name}.audio_flow{i}"], f"{name} audio {i}")
 
 
+def check_teacher_sampling(golden: Golden) -> None:
+    model, meta = load(golden), golden.meta
+    guidance = Guidance(
+        TextContext.shared(golden["in.pos_context"][None]),
+        TextContext(golden["in.video_neg_context"][None], golden["in.audio_neg_context"][None]),
+    )
+    first_frame = rearrange(golden["in.first_frame_latent"], "c f h w -> 1 f c h w")
+    for name, solver, given in (
+        ("euler", "euler", guidance),
+        ("unipc", "unipc", guidance),
+        ("euler_i2v", "euler", replace(guidance, first_frame=first_frame)),
+    ):
+        if f"out.{name}.video" not in golden:
+            continue
+        settings = TeacherSettings(
+            num_steps=meta["steps"],
+            solver=solver,
+            shift=meta["timestep_shift"],
+            video_guidance=meta["video_guidance"],
+            audio_guidance=meta["audio_guidance"],
+            skip_layer=meta["slg_layer"],
+        )
+        noise = rearrange(golden["in.video_noise"], "c f h w -> 1 f c h w")
+        states = teacher_states(model, noise, golden["in.audio_noise"][None], given, settings)
+        check_trajectory(golden, name, list(states))
+
+
+def check_trajectory(golden: Golden, name: str, states: list[TeacherState]) -> None:
+    videos = [rearrange(s.video[0], "f c h w -> c f h w") for s in states]
+    audios = [s.audio[0] for s in states]
+    assert_rel_l2(videos[-1], golden[f"out.{name}.video"], f"{name} video")
+    assert_rel_l2(audios[-1], golden[f"out.{name}.audio"], f"{name} audio")
+    for stream, found in (("video", videos), ("audio", audios)):
+        stated = golden[f"out.{name}.traj_{stream}"]
+        assert_rel_l2(torch.stack(found), stated, f"{name} {stream} trajectory")
+        guided = f"mid.{name}.guided_{stream}"
+        if guided in golden and name == "euler":
+            sigmas = golden[f"mid.{name}.sigmas"]
+            steps = sigmas.diff().reshape(-1, *(1,) * (stated.ndim - 1))
+            assert_rel_l2(torch.stack(found).diff(dim=0) / steps, golden[guided], guided, tol=1e-5)
+
+
 def check_scheduler(golden: Golden) -> None:
     schedule = schedule_of(golden)
     for name, found in {
         "sigmas": schedule.sigmas,
         "timesteps": schedule.timesteps,
-        "loss_weights": schedule.loss_weights,
         "warped_steps": torch.tensor(schedule.steps),
     }.items():
         assert_table(found, golden[f"out.{name}"], name)
+    # Near zero a weight is the difference of two float32 exponentials, so the whole is compared.
+    assert_rel_l2(schedule.loss_weights, golden["out.loss_weights"], "loss_weights")
     t = golden["in.t"].float()
     torch.testing.assert_close(schedule.index(t), golden["out.index"], rtol=0, atol=0)
     sigma = schedule.sigmas_at(t)
@@ -468,8 +518,6 @@ def check_norms(golden: Golden) -> None:
 
 
 def check_audio_embedding(golden: Golden) -> None:
-    from hallo_live_core.config import StreamConfig
-
     weights = golden.group("in.audio_embed")
     x = weights.pop("x")
     dim, channels, _ = weights["0.weight"].shape
@@ -484,6 +532,7 @@ CHECKS = {
     "cached_forward": check_cached_forward,
     "rollout": check_rollout,
     "teacher_forward": check_teacher_forward,
+    "teacher_sampling": check_teacher_sampling,
     "scheduler": check_scheduler,
     "masks": check_masks,
     "primitives": check_primitives,
