@@ -10,24 +10,30 @@ from torch import Tensor
 from ...config import TextEncoderConfig
 from ...errors import CheckpointError
 
-RENAMES = (
-    (r"token_embedding\.weight", r"shared.weight"),
-    (r"norm\.weight", r"encoder.final_layer_norm.weight"),
-    (r"blocks\.(\d+)\.norm1\.weight", r"encoder.block.\1.layer.0.layer_norm.weight"),
-    (r"blocks\.(\d+)\.norm2\.weight", r"encoder.block.\1.layer.1.layer_norm.weight"),
-    (r"blocks\.(\d+)\.attn\.([qkvo])\.weight", r"encoder.block.\1.layer.0.SelfAttention.\2.weight"),
+NAMES = (
+    ("token_embedding", "shared"),
+    ("norm", "encoder.final_layer_norm"),
+    ("blocks.#.norm1", "encoder.block.#.layer.0.layer_norm"),
+    ("blocks.#.norm2", "encoder.block.#.layer.1.layer_norm"),
+    ("blocks.#.attn.q", "encoder.block.#.layer.0.SelfAttention.q"),
+    ("blocks.#.attn.k", "encoder.block.#.layer.0.SelfAttention.k"),
+    ("blocks.#.attn.v", "encoder.block.#.layer.0.SelfAttention.v"),
+    ("blocks.#.attn.o", "encoder.block.#.layer.0.SelfAttention.o"),
     (
-        r"blocks\.(\d+)\.pos_embedding\.embedding\.weight",
-        r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.weight",
+        "blocks.#.pos_embedding.embedding",
+        "encoder.block.#.layer.0.SelfAttention.relative_attention_bias",
     ),
-    (
-        r"blocks\.(\d+)\.ffn\.gate\.0\.weight",
-        r"encoder.block.\1.layer.1.DenseReluDense.wi_0.weight",
-    ),
-    (r"blocks\.(\d+)\.ffn\.fc1\.weight", r"encoder.block.\1.layer.1.DenseReluDense.wi_1.weight"),
-    (r"blocks\.(\d+)\.ffn\.fc2\.weight", r"encoder.block.\1.layer.1.DenseReluDense.wo.weight"),
+    ("blocks.#.ffn.gate.0", "encoder.block.#.layer.1.DenseReluDense.wi_0"),
+    ("blocks.#.ffn.fc1", "encoder.block.#.layer.1.DenseReluDense.wi_1"),
+    ("blocks.#.ffn.fc2", "encoder.block.#.layer.1.DenseReluDense.wo"),
 )
-"""Published name (a full match) -> name in `transformers.UMT5EncoderModel`. Nothing transposes."""
+"""Published name and name in `transformers.UMT5EncoderModel`; # is the number of a block.
+
+All end in ``.weight``, and nothing is transposed.
+"""
+
+TO_MODULE = dict(NAMES)
+TO_PUBLISHED = {ours: published for published, ours in NAMES}
 
 EMBEDDING = "shared.weight"
 TIED_EMBEDDING = "encoder.embed_tokens.weight"
@@ -37,16 +43,18 @@ BUNDLED_TOKENIZER = "spiece_model"
 """ComfyUI's umT5 files carry the SentencePiece model as a byte tensor of this name (spec 05 §6)."""
 
 
-def rename(name: str) -> str:
-    """Our name of one published tensor.
+def rename(name: str, table: Mapping[str, str] = TO_MODULE) -> str:
+    """Our name of one published tensor, or the other way round.
 
     Raises:
-        CheckpointError: the published encoder has no such tensor.
+        CheckpointError: the encoder has no such tensor.
     """
-    for pattern, ours in RENAMES:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(ours)
-    raise CheckpointError("The umT5 encoder has no such tensor", found=name)
+    number = re.search(r"\d+", name)
+    pattern = name if number is None else re.sub(r"\d+", "#", name, count=1)
+    new = table.get(pattern.removesuffix(".weight"))
+    if new is None or not name.endswith(".weight"):
+        raise CheckpointError("The umT5 encoder has no such tensor", found=name)
+    return f"{new if number is None else new.replace('#', number[0])}.weight"
 
 
 def to_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,6 +67,11 @@ def to_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     else:
         renamed = {rename(k): v for k, v in tensors.items()}
     return renamed | {TIED_EMBEDDING: renamed[EMBEDDING]} if EMBEDDING in renamed else renamed
+
+
+def to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published names for tensors under ours; no tensor is copied."""
+    return {rename(k, TO_PUBLISHED): v for k, v in tensors.items() if k != TIED_EMBEDDING}
 
 
 def config_from_state_dict(tensors: Mapping[str, Tensor]) -> TextEncoderConfig:

@@ -1,0 +1,202 @@
+"""Reads weight files: torch zip files and safetensors, mapped into memory, never executed."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .catalog import published_size
+
+SAFETENSORS = (".safetensors", ".sft")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+
+RAW, AVERAGED = "generator", "generator_ema"
+"""Where training checkpoints keep the student and its moving average (spec 01 §9)."""
+
+WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+"""What sharding, checkpointing and compiling leave in names, at any depth."""
+
+PREFIX = "model."
+"""Training checkpoints keep the network one level down."""
+
+GIT_LFS = b"version https://git-lfs"
+DOWNLOAD_AGAIN = "download the file again"
+
+
+@dataclass
+class WeightFile:
+    """The tensors of one file, under the names they have there, and its metadata.
+
+    Tensors are views of the mapped file: nothing is read before it is used.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_file(path: Path, *, ema: bool = True) -> WeightFile:
+    """Open any weight file and find the state dict in it.
+
+    Of a training checkpoint the moving average is taken if `ema` and present, else the raw
+    student. Wrapper names and one leading ``model.`` are stripped (spec 01 §9).
+
+    Raises:
+        CheckpointError: the file is missing, damaged, contains code, or holds no state dict.
+    """
+    path = Path(path)
+    _check_exists(path)
+    if path.suffix.lower() in SAFETENSORS:
+        content, metadata = _read_safetensors(path)
+    elif path.suffix.lower() in PICKLES:
+        content, metadata = _read_pickle(path), {}
+    else:
+        raise CheckpointError(
+            f"{path.name} has an ending that is not known for weights",
+            fix=f"use one of {', '.join(SAFETENSORS + PICKLES)}",
+        )
+    return WeightFile(path.name, take(content, path.name, ema=ema), metadata)
+
+
+def take(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]:
+    """The flat state dict inside the content of a file, under plain names.
+
+    Dicts inside `content` are emptied, so that the result alone keeps the tensors alive.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    plain = plain_names(pick(content, source, ema=ema))
+    if isinstance(content, dict):
+        for inner in content.values():
+            if isinstance(inner, dict):
+                inner.clear()
+        content.clear()
+    return plain
+
+
+def pick(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]:
+    """The flat state dict inside the content of a file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if isinstance(content, Mapping):
+        order = (AVERAGED, RAW) if ema else (RAW, AVERAGED)
+        inner = next((content[key] for key in order if key in content), content)
+        if isinstance(inner, Mapping) and inner and all(map(torch.is_tensor, inner.values())):
+            return {str(name): tensor for name, tensor in inner.items()}
+    raise CheckpointError(
+        f"{source} holds no weights of a single network",
+        found=_outline(content),
+        fix=f"use a flat file of tensors, or a checkpoint with the entry {RAW!r}",
+    )
+
+
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without wrapper names and without one leading ``model.``.
+
+    Raises:
+        CheckpointError: two names become one.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        short = name
+        for wrapper in WRAPPERS:
+            short = short.replace(wrapper, "")
+        short = short.removeprefix(PREFIX)
+        if short in plain:
+            raise CheckpointError(f"Two tensors of the file are both called {short}", found=name)
+        plain[short] = tensor
+    return plain
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a small file, a tokenizer say.
+
+    Raises:
+        CheckpointError: it is missing or unreadable.
+    """
+    path = Path(path)
+    _check_exists(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read", found=error) from error
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no file {path}",
+            fix="check the path, or put the file into the models directory",
+        )
+    with path.open("rb") as file:
+        start = file.read(len(GIT_LFS))
+    if start == GIT_LFS or not start:
+        raise CheckpointError(
+            f"{path.name} is {'a git-lfs pointer, not the file itself' if start else 'empty'}",
+            fix=DOWNLOAD_AGAIN,
+        )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        if "nsupported" in str(error) or "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path.name} contains objects other than tensors, which could run code, "
+                "and was not opened",
+                found=_culprit(error),
+                fix="ask its author for a .safetensors file",
+            ) from error
+        raise _damaged(path, reason) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _culprit(error: Exception) -> str:
+    """The line of torch's long message that names the object."""
+    lines = [line for line in str(error).splitlines() if "GLOBAL" in line or "nsupported" in line]
+    return lines[-1].strip()[:160]
+
+
+def _damaged(path: Path, reason: object) -> CheckpointError:
+    first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0][:160]
+    size, expected = path.stat().st_size, published_size(path.name)
+    of = f" of {expected:,}" if expected and expected != size else ""
+    return CheckpointError(
+        f"{path.name} is incomplete or damaged",
+        found=f"{size:,}{of} bytes; {first_line}",
+        fix=DOWNLOAD_AGAIN,
+    )
+
+
+def _outline(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [str(name) for name in list(content)[:4]]
+    return f"a dict with {', '.join(names)}{', ...' if len(content) > len(names) else ''}"

@@ -1,0 +1,159 @@
+"""Weight files -> ready modules, one function per network.
+
+Each reads a file and hands its tensors to the function of the same name in `build`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..models.audio_vae.audio_decoder import AudioDecoder
+from ..models.dit.fusion import DualStreamDiT
+from ..models.dit.visibility import Attention
+from ..models.text_encoder import tokenizer as tokenizers
+from ..models.text_encoder.tokenizer import Tokenizer
+from ..models.text_encoder.umt5 import TextEncoder
+from ..models.video_vae.decoder import WanVideoDecoder
+from ..models.video_vae.encoder import WanVideoEncoder
+from ..models.video_vae.taehv import TAEHV
+from . import build
+from .build import Ops
+from .config_json import config_from_metadata
+from .files import read_bytes, read_file
+
+
+def load_transformer(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    ema: bool = True,
+    ops: Ops = torch.nn,
+    attention: Attention | None = None,
+) -> DualStreamDiT:
+    """The transformer in any published or converted file (spec 01 §9); `dtype` None keeps it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or another model.
+    """
+    file = read_file(path, ema=ema)
+    return build.transformer_from_state_dict(
+        file.tensors,
+        file.name,
+        dtype=dtype,
+        device=device,
+        ops=ops,
+        attention=attention,
+        config=config_from_metadata(file.metadata, file.name),
+    )
+
+
+def load_video_decoder(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    ops: Ops = torch.nn,
+) -> WanVideoDecoder | TAEHV:
+    """The decoder in a file, Wan2.2 or light, told apart by its tensors; `dtype` None keeps it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or another model.
+    """
+    file = read_file(path)
+    return build.video_decoder_from_state_dict(
+        file.tensors, file.name, dtype=dtype, device=device, ops=ops
+    )
+
+
+def load_taehv(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    ops: Ops = torch.nn,
+) -> TAEHV:
+    """The light decoder; a Wan2.2 VAE is refused.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or another model.
+    """
+    file = read_file(path)
+    return build.taehv_from_state_dict(file.tensors, file.name, dtype=dtype, device=device, ops=ops)
+
+
+def load_video_encoder(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    ops: Ops = torch.nn,
+) -> WanVideoEncoder:
+    """The encoder half of the Wan2.2 VAE.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or another model.
+    """
+    file = read_file(path)
+    return build.video_encoder_from_state_dict(
+        file.tensors, file.name, dtype=dtype, device=device, ops=ops
+    )
+
+
+def load_audio_decoder(
+    vae_path: Path,
+    vocoder_path: Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    ops: Ops = torch.nn,
+) -> AudioDecoder:
+    """VAE and vocoder in float32, from two files or from ComfyUI's merged one (spec 04 §9).
+
+    Raises:
+        CheckpointError: a file is missing, damaged or another model.
+    """
+    vae = read_file(vae_path)
+    if vocoder_path is None:
+        return build.audio_decoder_from_state_dicts(
+            vae.tensors, None, vae.name, device=device, ops=ops
+        )
+    vocoder = read_file(vocoder_path)
+    sources = f"{vae.name} with {vocoder.name}"
+    return build.audio_decoder_from_state_dicts(
+        vae.tensors, vocoder.tensors, sources, device=device, ops=ops
+    )
+
+
+def load_text_encoder(
+    weights: Path,
+    tokenizer: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> TextEncoder:
+    """umT5 with its tokenizer (`tokenizer.json` or `spiece.model`); `dtype` None keeps bf16.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or another model.
+        HalloLiveError: a package it needs is not installed.
+    """
+    tokenize = load_tokenizer(tokenizer)
+    file = read_file(weights)
+    return build.text_encoder_from_state_dict(
+        file.tensors, file.name, tokenize, dtype=dtype, device=device
+    )
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer from `tokenizer.json` or `spiece.model`, known by its ending.
+
+    Raises:
+        CheckpointError: the file is missing or no tokenizer.
+        HalloLiveError: the package it needs is not installed.
+    """
+    content = read_bytes(path)
+    if Path(path).suffix == ".json":
+        return tokenizers.from_tokenizer_json(content)
+    return tokenizers.from_sentencepiece(content)
