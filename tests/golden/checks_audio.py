@@ -1,4 +1,4 @@
-"""The audio VAE, the vocoder and the mel front end against the reference's tensors (spec 04 §10)."""
+"""Audio VAE, vocoder and mel front end against the reference's tensors (spec 04 §10)."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ Inside this file activations are [b, c, t], t counting latents or mel frames.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ...config import AudioVAEConfig
+from .layers import LayerFactory
 
 UNIT_EPS = 1e-4
 SILU_GAIN = 0.596
@@ -40,7 +40,7 @@ def unit(x: Tensor) -> Tensor:
 
 def act(x: Tensor) -> Tensor:
     """SiLU that keeps the magnitude of a unit normal."""
-    return F.silu(x) / SILU_GAIN
+    return nn.functional.silu(x) / SILU_GAIN
 
 
 def mix(skip: Tensor, branch: Tensor) -> Tensor:
@@ -53,20 +53,15 @@ def clamp(x: Tensor) -> Tensor:
     return x.clamp(-CLAMP, CLAMP)
 
 
-def conv(in_dim: int, out_dim: int, kernel: int, ops: Any, **where: Any) -> nn.Conv1d:
-    """A convolution without bias that keeps the length, zeros beyond both ends."""
-    return ops.Conv1d(in_dim, out_dim, kernel, padding=kernel // 2, bias=False, **where)
-
-
 class ResidualBlock(nn.Module):
     """Two convolutions; the skip is the normalised input."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, ops: Any, **where: Any) -> None:
+    def __init__(self, in_dim: int, out_dim: int, make: LayerFactory) -> None:
         super().__init__()
-        self.conv1 = conv(in_dim, out_dim, KERNEL, ops, **where)
-        self.conv2 = conv(out_dim, out_dim, KERNEL, ops, **where)
+        self.conv1 = make.conv(in_dim, out_dim, KERNEL, bias=False)
+        self.conv2 = make.conv(out_dim, out_dim, KERNEL, bias=False)
         changes_width = in_dim != out_dim
-        self.nin_shortcut = conv(in_dim, out_dim, 1, ops, **where) if changes_width else None
+        self.nin_shortcut = make.conv(in_dim, out_dim, 1, bias=False) if changes_width else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, in, t] -> [b, out, t]."""
@@ -78,27 +73,27 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """One head over the whole clip, both directions, without positions."""
 
-    def __init__(self, dim: int, *, ops: Any, **where: Any) -> None:
+    def __init__(self, dim: int, make: LayerFactory) -> None:
         super().__init__()
-        self.qkv = conv(dim, 3 * dim, 1, ops, **where)
-        self.proj_out = conv(dim, dim, 1, ops, **where)
+        self.qkv = make.conv(dim, 3 * dim, 1, bias=False)
+        self.proj_out = make.conv(dim, dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, t] -> [b, c, t]. Channels of `qkv` are interleaved: 3 c + (0 q, 1 k, 2 v)."""
         qkv = rearrange(self.qkv(x), "b (c s) t -> (b s) c t", s=3)
         q, k, v = rearrange(unit(qkv), "(b s) c t -> s b 1 t c", s=3)
-        seen = F.scaled_dot_product_attention(q, k, v)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v)
         return mix(x, self.proj_out(rearrange(seen, "b 1 t c -> b c t")))
 
 
 class Middle(nn.Module):
     """Residual block, attention, residual block: the only part that sees the whole clip."""
 
-    def __init__(self, dim: int, *, ops: Any, **where: Any) -> None:
+    def __init__(self, dim: int, make: LayerFactory) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(dim, dim, ops=ops, **where)
-        self.attn_1 = Attention(dim, ops=ops, **where)
-        self.block_2 = ResidualBlock(dim, dim, ops=ops, **where)
+        self.block_1 = ResidualBlock(dim, dim, make)
+        self.attn_1 = Attention(dim, make)
+        self.block_2 = ResidualBlock(dim, dim, make)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, t] -> [b, c, t], clamped."""
@@ -108,9 +103,9 @@ class Middle(nn.Module):
 class Upsample(nn.Module):
     """Doubles time by repetition, then smooths."""
 
-    def __init__(self, dim: int, *, ops: Any, **where: Any) -> None:
+    def __init__(self, dim: int, make: LayerFactory) -> None:
         super().__init__()
-        self.conv = conv(dim, dim, KERNEL, ops, **where)
+        self.conv = make.conv(dim, dim, KERNEL, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, t] -> [b, c, 2t]."""
@@ -120,27 +115,23 @@ class Upsample(nn.Module):
 class Downsample(nn.Module):
     """Halves time by averaging pairs; an odd last step is dropped."""
 
-    def __init__(self, dim: int, *, ops: Any, **where: Any) -> None:
+    def __init__(self, dim: int, make: LayerFactory) -> None:
         super().__init__()
-        self.conv1 = conv(dim, dim, 1, ops, **where)
-        self.conv2 = conv(dim, dim, 1, ops, **where)
+        self.conv1 = make.conv(dim, dim, 1, bias=False)
+        self.conv2 = make.conv(dim, dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, t] -> [b, c, t // 2]."""
-        return self.conv2(F.avg_pool1d(self.conv1(x), FRAMES_PER_LATENT))
+        return self.conv2(nn.functional.avg_pool1d(self.conv1(x), FRAMES_PER_LATENT))
 
 
 class Level(nn.Module):
     """Residual blocks of one width, clamped one by one, then perhaps a change of rate."""
 
-    def __init__(
-        self, in_dim: int, out_dim: int, num_blocks: int, *, ops: Any, **where: Any
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, num_blocks: int, make: LayerFactory) -> None:
         super().__init__()
         widths = [in_dim, *[out_dim] * num_blocks]
-        self.block = nn.ModuleList(
-            ResidualBlock(a, b, ops=ops, **where) for a, b in pairwise(widths)
-        )
+        self.block = nn.ModuleList(ResidualBlock(a, b, make) for a, b in pairwise(widths))
         self.upsample: Upsample | None = None
         self.downsample: Downsample | None = None
 
@@ -156,18 +147,18 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Normalised mel -> mean and log variance."""
 
-    def __init__(self, config: AudioVAEConfig, *, ops: Any, **where: Any) -> None:
+    def __init__(self, config: AudioVAEConfig, make: LayerFactory) -> None:
         super().__init__()
         widths = [config.hidden_dim * m for m in config.multipliers]
-        self.conv_in = conv(config.mel_bins, config.hidden_dim, KERNEL, ops, **where)
+        self.conv_in = make.conv(config.mel_bins, config.hidden_dim, KERNEL, bias=False)
         self.down = nn.ModuleList(
-            Level(a, b, config.num_res_blocks, ops=ops, **where)
+            Level(a, b, config.num_res_blocks, make)
             for a, b in pairwise([config.hidden_dim, *widths])
         )
         halved = DOUBLED_LEVEL - 1
-        self.down[halved].downsample = Downsample(widths[halved], ops=ops, **where)
-        self.mid = Middle(widths[-1], ops=ops, **where)
-        self.conv_out = conv(widths[-1], 2 * config.latent_dim, KERNEL, ops, **where)
+        self.down[halved].downsample = Downsample(widths[halved], make)
+        self.mid = Middle(widths[-1], make)
+        self.conv_out = make.conv(widths[-1], 2 * config.latent_dim, KERNEL, bias=False)
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """[b, mel_bins, m] -> mean and logvar, each [b, latent_dim, m // 2]."""
@@ -181,17 +172,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents -> normalised mel, in two parts: the middle, and what follows it."""
 
-    def __init__(self, config: AudioVAEConfig, *, ops: Any, **where: Any) -> None:
+    def __init__(self, config: AudioVAEConfig, make: LayerFactory) -> None:
         super().__init__()
         widths = [config.hidden_dim * m for m in config.multipliers]
-        self.conv_in = conv(config.latent_dim, widths[-1], KERNEL, ops, **where)
-        self.mid = Middle(widths[-1], ops=ops, **where)
+        self.conv_in = make.conv(config.latent_dim, widths[-1], KERNEL, bias=False)
+        self.mid = Middle(widths[-1], make)
         self.up = nn.ModuleList(
-            Level(above, width, config.num_res_blocks + 1, ops=ops, **where)
+            Level(above, width, config.num_res_blocks + 1, make)
             for width, above in pairwise([*widths, widths[-1]])
         )
-        self.up[DOUBLED_LEVEL].upsample = Upsample(widths[DOUBLED_LEVEL], ops=ops, **where)
-        self.conv_out = conv(widths[0], config.mel_bins, KERNEL, ops, **where)
+        self.up[DOUBLED_LEVEL].upsample = Upsample(widths[DOUBLED_LEVEL], make)
+        self.conv_out = make.conv(widths[0], config.mel_bins, KERNEL, bias=False)
 
     def middle(self, latents: Tensor) -> Tensor:
         """[b, latent_dim, a] -> features [b, c, a]."""
@@ -216,20 +207,20 @@ class MMAudioVAE(nn.Module):
         *,
         encoder: bool = False,
         decoder: bool = True,
-        ops: Any = nn,
+        ops: ModuleType = nn,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        where = {"device": device, "dtype": dtype}
+        make = LayerFactory(ops, device, dtype)
         statistics = (1, config.mel_bins, 1)
-        self.register_buffer("data_mean", torch.zeros(statistics, **where))
-        self.register_buffer("data_std", torch.ones(statistics, **where))
+        self.register_buffer("data_mean", make.full(statistics, 0.0))
+        self.register_buffer("data_std", make.full(statistics, 1.0))
         if encoder:
-            self.encoder = Encoder(config, ops=ops, **where)
+            self.encoder = Encoder(config, make)
         if decoder:
-            self.decoder = Decoder(config, ops=ops, **where)
+            self.decoder = Decoder(config, make)
 
     def encode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """log10 mel [b, mel_bins, m] -> mean and logvar, each [b, latent_dim, m // 2].

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import pad as pad_ends
 
 from ...errors import ShapeError
 
@@ -46,7 +46,7 @@ def log10_mel(audio: Tensor, settings: MelSettings | None = None) -> Tensor:
             found=tuple(audio.shape),
             fix=f"pass more than {pad} samples at {settings.sample_rate} Hz",
         )
-    audio = F.pad(audio.clamp(-1, 1), (pad, pad), mode="reflect")
+    audio = pad_ends(audio.clamp(-1, 1), (pad, pad), mode="reflect")
     window = torch.hann_window(settings.window, dtype=audio.dtype, device=audio.device)
     spectrum = torch.view_as_real(
         torch.stft(

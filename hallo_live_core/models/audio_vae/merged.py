@@ -6,10 +6,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ...functional.precision import at_least_float32
+
 VAE_PREFIX = "vae."
 VOCODER_PREFIX = "vocoder."
 WEIGHT_NORM_SUFFIXES = (".weight_g", ".parametrizations.weight.original0")
 """Names of the magnitude of a weight-normed weight, in both of PyTorch's styles."""
+
+
+def ready_float(tensor: Tensor) -> Tensor:
+    """In float32, in which weights are fused and used; float64 stays."""
+    return tensor.to(at_least_float32(tensor.dtype))
 
 
 def is_merged(tensors: Mapping[str, Tensor]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...config import AudioVAEConfig
 from ...errors import CheckpointError
 from .autoencoder import UNIT_EPS
-from .merged import VAE_PREFIX, is_merged, is_weight_normed, part
+from .merged import VAE_PREFIX, is_merged, is_weight_normed, part, ready_float
 
 GAIN = "learnable_gain"
 STATISTICS = ("data_mean", "data_std")
@@ -80,7 +80,7 @@ def to_module(
     unwanted = tuple(
         f"{half}." for half, wanted in (("encoder", encoder), ("decoder", decoder)) if not wanted
     )
-    ready = {k: _float(v) for k, v in tensors.items() if not k.startswith(unwanted)}
+    ready = {k: ready_float(v) for k, v in tensors.items() if not k.startswith(unwanted)}
     for half, wanted in (("encoder", encoder), ("decoder", decoder)):
         if wanted and f"{half}.conv_out.weight" not in ready:
             raise CheckpointError(f"The {half} is not in this audio VAE", fix=FIX)
@@ -116,10 +116,6 @@ def _prepare(ready: dict[str, Tensor], prefix: str, *, normalised: bool) -> None
             ready[name] = normalise(ready[name])
     output = f"{prefix}conv_out.weight"
     ready[output] = ready[output] * (1 + ready.pop(prefix + GAIN))
-
-
-def _float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:

@@ -7,13 +7,14 @@ snake parameters into what the formula multiplies with. Activations are [b, c, t
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import VocoderConfig
+from .layers import LayerFactory
 
 NUM_TAPS = 12
 CUTOFF = 0.25
@@ -66,15 +67,15 @@ class AntiAlias(nn.Module):
     up: Tensor
     down: Tensor
 
-    def __init__(self, **where: Any) -> None:
+    def __init__(self, make: LayerFactory) -> None:
         super().__init__()
         f = ANTI_ALIAS_TAPS
         even_up = [*(2 * tap for tap in f[::-2]), 0.0]  # u[2t]   = 2 sum f[11 - 2i] x[t - 3 + i]
         odd_up = [0.0, *(2 * tap for tap in f[-2::-2])]  # u[2t+1] = 2 sum f[10 - 2i] x[t - 2 + i]
         even_down = [0.0, *f[1::2]]  # y[t] = sum f[j] u[2t - 5 + j]: odd j meet even u
         odd_down = [*f[::2], 0.0]
-        self.register_buffer("up", torch.tensor([[even_up], [odd_up]], **where))
-        self.register_buffer("down", torch.tensor([[even_down, odd_down]], **where))
+        self.register_buffer("up", make.constant([[even_up], [odd_up]]))
+        self.register_buffer("down", make.constant([[even_down, odd_down]]))
 
     def forward(self, channels: int) -> PhaseFilters:
         """The filters for activations of that many channels."""
@@ -84,25 +85,23 @@ class AntiAlias(nn.Module):
 class SnakeBeta(nn.Module):
     """u + gain sin(frequency u)^2, where frequency = e^alpha and gain = 1 / (e^beta + 1e-9)."""
 
-    def __init__(self, channels: int, **where: Any) -> None:
+    def __init__(self, channels: int, make: LayerFactory) -> None:
         super().__init__()
-        self.frequency = nn.Parameter(torch.ones(channels, **where))
-        self.gain = nn.Parameter(torch.ones(channels, **where))
+        self.frequency = nn.Parameter(make.full((channels,), 1.0))
+        self.gain = nn.Parameter(make.full((channels,), 1.0))
 
     def forward(self, u: Tensor) -> Tensor:
-        """[b, c, ...] -> the same shape."""
-        frequency, gain = (
-            p.to(u).view(-1, *[1] * (u.dim() - 2)) for p in (self.frequency, self.gain)
-        )
-        return torch.addcmul(u, gain, torch.sin(frequency * u).square())
+        """[b, c, phases, t] -> the same shape."""
+        wave = torch.sin(self.frequency.view(-1, 1, 1) * u)
+        return torch.addcmul(u, self.gain.view(-1, 1, 1), wave.square())
 
 
 class Activation(nn.Module):
     """Snake at twice the sample rate, so that its harmonics do not fold back."""
 
-    def __init__(self, channels: int, **where: Any) -> None:
+    def __init__(self, channels: int, make: LayerFactory) -> None:
         super().__init__()
-        self.act = SnakeBeta(channels, **where)
+        self.act = SnakeBeta(channels, make)
 
     def forward(self, x: Tensor, filters: PhaseFilters) -> Tensor:
         """[b, c, t] -> [b, c, t].
@@ -111,29 +110,28 @@ class Activation(nn.Module):
         *after* the snake, which is what the second filter must see there.
         """
         channels = x.shape[1]
-        padded = F.pad(x, (2 * REACH, 2 * REACH), mode="replicate")
-        phases = F.conv1d(padded, filters.up, groups=channels).unflatten(1, (channels, 2))
+        padded = nn.functional.pad(x, (2 * REACH, 2 * REACH), mode="replicate")
+        phases = nn.functional.conv1d(padded, filters.up, groups=channels).unflatten(
+            1, (channels, 2)
+        )
         phases = self.act(phases)  # [b, c, 2, t + 2 reach]
         phases[..., :REACH] = phases[..., :1, REACH : REACH + 1]
         phases[..., -REACH:] = phases[..., 1:, -REACH - 1 : -REACH]
-        return F.conv1d(phases.flatten(1, 2), filters.down, groups=channels)
+        return nn.functional.conv1d(phases.flatten(1, 2), filters.down, groups=channels)
 
 
 class ResidualBlock(nn.Module):
     """AMP block: dilated convolutions between anti-aliased activations (spec 04 §5)."""
 
     def __init__(
-        self, channels: int, kernel: int, dilations: tuple[int, ...], *, ops: Any, **where: Any
+        self, channels: int, kernel: int, dilations: tuple[int, ...], make: LayerFactory
     ) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(
-            ops.Conv1d(channels, channels, kernel, padding=d * (kernel // 2), dilation=d, **where)
-            for d in dilations
+            make.conv(channels, channels, kernel, dilation=dilation) for dilation in dilations
         )
-        self.convs2 = nn.ModuleList(
-            ops.Conv1d(channels, channels, kernel, padding=kernel // 2, **where) for _ in dilations
-        )
-        self.activations = nn.ModuleList(Activation(channels, **where) for _ in 2 * dilations)
+        self.convs2 = nn.ModuleList(make.conv(channels, channels, kernel) for _ in dilations)
+        self.activations = nn.ModuleList(Activation(channels, make) for _ in 2 * dilations)
 
     def forward(self, x: Tensor, filters: PhaseFilters) -> Tensor:
         """[b, c, t] -> [b, c, t]."""
@@ -150,32 +148,28 @@ class BigVGAN(nn.Module):
         self,
         config: VocoderConfig,
         *,
-        ops: Any = nn,
+        ops: ModuleType = nn,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        where = {"device": device, "dtype": dtype}
-        outer = {"padding": OUTER_KERNEL // 2, **where}
-        self.anti_alias = AntiAlias(**where)
-        self.conv_pre = ops.Conv1d(config.mel_bins, config.channels, OUTER_KERNEL, **outer)
+        make = LayerFactory(ops, device, dtype)
+        self.anti_alias = AntiAlias(make)
+        self.conv_pre = make.conv(config.mel_bins, config.channels, OUTER_KERNEL)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         width = config.channels
         for kernel in config.upsample_kernels:
-            stride = kernel // 2
-            up = ops.ConvTranspose1d(
-                width, width // 2, kernel, stride, padding=(kernel - stride) // 2, **where
-            )
-            self.ups.append(nn.ModuleList([up]))
+            up = make.upsampling_conv(width, width // 2, kernel)
+            self.ups.append(nn.Sequential(up))
             width //= 2
-            for resblock_kernel in config.resblock_kernels:
-                self.resblocks.append(
-                    ResidualBlock(width, resblock_kernel, config.dilations, ops=ops, **where)
-                )
-        self.activation_post = Activation(width, **where)
-        self.conv_post = ops.Conv1d(width, 1, OUTER_KERNEL, **outer)
+            self.resblocks.extend(
+                ResidualBlock(width, resblock_kernel, config.dilations, make)
+                for resblock_kernel in config.resblock_kernels
+            )
+        self.activation_post = Activation(width, make)
+        self.conv_post = make.conv(width, 1, OUTER_KERNEL)
 
     @property
     def hop(self) -> int:
@@ -186,11 +180,10 @@ class BigVGAN(nn.Module):
         """[b, mel_bins, m] -> [b, 1, m * hop]."""
         x = self.conv_pre(mel)
         per_stage = len(self.config.resblock_kernels)
-        filters = None
-        for stage, (up,) in enumerate(self.ups):
+        for stage, up in enumerate(self.ups):
             x = up(x)
             filters = self.anti_alias(x.shape[1])
             blocks = self.resblocks[stage * per_stage : (stage + 1) * per_stage]
-            x = sum(block(x, filters) for block in blocks) / per_stage
-        filters = self.anti_alias(x.shape[1])
-        return torch.tanh(self.conv_post(self.activation_post(x, filters)))
+            x = torch.stack([block(x, filters) for block in blocks]).mean(0)
+        x = self.activation_post(x, self.anti_alias(x.shape[1]))
+        return torch.tanh(self.conv_post(x))

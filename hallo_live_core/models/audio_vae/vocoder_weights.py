@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...config import VocoderConfig
 from ...errors import CheckpointError
-from .merged import VOCODER_PREFIX, part
+from .layers import LayerFactory
+from .merged import VOCODER_PREFIX, part, ready_float
 from .vae_weights import MEL_BINS_44_KHZ
 from .vocoder import ANTI_ALIAS_TAPS, AntiAlias
 
@@ -80,7 +81,7 @@ def to_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: half of a weight-norm pair is missing, or a filter is not the known one.
     """
-    tensors = {k: _float(v) for k, v in part(tensors, VOCODER_PREFIX).items()}
+    tensors = {k: ready_float(v) for k, v in part(tensors, VOCODER_PREFIX).items()}
     if any(name.startswith(ANTI_ALIAS) for name in tensors):
         return tensors
     ready: dict[str, Tensor] = {}
@@ -96,7 +97,7 @@ def to_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif _module_of(name, _magnitudes()) is None:
             ready[name] = tensor
     dtype = next(iter(tensors.values())).dtype
-    filters = AntiAlias(device="cpu", dtype=dtype).state_dict()
+    filters = AntiAlias(LayerFactory(device="cpu", dtype=dtype)).state_dict()
     return ready | {ANTI_ALIAS + name: tensor for name, tensor in filters.items()}
 
 
@@ -173,7 +174,3 @@ def _plain(name: str) -> str:
 def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
     """How many numbers the group of `pattern` takes in the names."""
     return len({match[1] for name in shapes if (match := re.match(pattern, name))})
-
-
-def _float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
