@@ -26,11 +26,11 @@ class BackgroundWorker(Generic[Item, Result]):
 
     Args:
         work: called with each item in the thread; its results are collected one by one.
-        max_waiting: items that may wait; `submit` blocks beyond that (back-pressure). Results are
-            bounded by the same number times the results of one item.
+        max_waiting: items that may wait; `offer` refuses beyond that (back-pressure). So results
+            are bounded, too: by those of the items that wait and of the one in work.
 
     An exception of `work` (also a host's interruption) is raised again in the owner's thread by
-    the next call of any method. Leaving the context stops the thread after the result in hand and
+    `ready` or `finish`, after the results that came before it. Leaving the context stops the thread after the result in hand and
     waits for it: nothing is left running.
     """
 
@@ -54,9 +54,9 @@ class BackgroundWorker(Generic[Item, Result]):
         self._stop.set()
         self._thread.join()
 
-    def submit(self, item: Item) -> None:
-        """Hand over an item; waits while `max_waiting` are queued."""
-        self._put(item)
+    def offer(self, item: Item) -> bool:
+        """Hand over an item; after a moment of waiting False if there was no room for it."""
+        return self._error is None and self._put(item)
 
     def ready(self) -> Iterator[Result]:
         """The results that exist now, without waiting."""
@@ -65,32 +65,29 @@ class BackgroundWorker(Generic[Item, Result]):
                 yield self._results.get_nowait()
             except queue.Empty:
                 break
-        self._raise_error()
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> Iterator[Result | None]:
         """No more items: the remaining results as they come, and None at every look-up between.
 
         The Nones give the owner a turn to check for interruption while it waits.
         """
-        self._put(_End())
+        ended = False
         while self._thread.is_alive():
+            ended = ended or self._put(_End())
             try:
                 yield self._results.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 yield None
         yield from self.ready()
 
-    def _put(self, item: Item | _End) -> None:
-        while True:
-            self._raise_error()
-            try:
-                return self._items.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _put(self, item: Item | _End) -> bool:
+        try:
+            self._items.put(item, timeout=POLL_SECONDS)
+        except queue.Full:
+            return False
+        return True
 
     def _run(self, inference: bool) -> None:
         with torch.inference_mode(inference):

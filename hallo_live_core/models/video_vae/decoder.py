@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...config import VideoVAEConfig
 from ...state.causal_conv import CausalState, PastFrames, PastShape
-from .interface import StreamState, check_latents, group_sizes
+from .interface import WORKSPACE, StreamState, check_latents, group_sizes
 from .latents import LatentScale
 from .layers import (
     PAST_FRAMES,
@@ -161,6 +161,12 @@ class WanVideoDecoder(nn.Module):
         """Memory of a state in bytes, without making one."""
         elements = sum(map(math.prod, self.decoder.past_shapes(batch, height, width)))
         return elements * dtype.itemsize
+
+    def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
+        """See `VideoDecoder`."""
+        largest = max(map(math.prod, self.decoder.past_shapes(batch, height, width)))
+        state = self.state_nbytes(batch, height, width, dtype)
+        return state + WORKSPACE * largest * dtype.itemsize
 
     def decode(
         self, latents: Tensor, state: StreamState, *, latents_at_once: int = 1

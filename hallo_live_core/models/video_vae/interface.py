@@ -52,6 +52,11 @@ class StreamState:
         return replace(self, convolutions=self.convolutions.advanced())
 
 
+WORKSPACE = 12
+"""Activations of a call, in units of the largest tensor of the state, which holds two frames: six
+tensors of four frames, the 2.5 to 3 GB of spec 03 §6 at 512x992."""
+
+
 class VideoDecoder(Protocol):
     """Normalised latents to pictures, with the past of the stream in an explicit state."""
 
@@ -65,6 +70,10 @@ class VideoDecoder(Protocol):
         dtype: torch.dtype | None = None,
     ) -> StreamState:
         """The state before a clip; height and width are those of the latents."""
+        ...
+
+    def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
+        """Memory that a stream takes besides the weights: its state and its activations."""
         ...
 
     def decode(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:

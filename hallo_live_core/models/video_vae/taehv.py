@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...state.causal_conv import CausalState, PastFrames, PastShape
-from .interface import StreamState, check_latents
+from .interface import WORKSPACE, StreamState, check_latents
 from .latents import Z_DIM, LatentScale
 from .layers import ConvOps, as_images, as_video, memory_format_of
 from .resample import FACTOR, PATCH, RGB
@@ -142,6 +142,12 @@ class TAEHV(nn.Module):
         """Memory of a state in bytes, without making one."""
         elements = sum(map(math.prod, self._past_shapes(batch, height, width)))
         return elements * dtype.itemsize
+
+    def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
+        """See `VideoDecoder`."""
+        largest = max(map(math.prod, self._past_shapes(batch, height, width)))
+        state = self.state_nbytes(batch, height, width, dtype)
+        return state + WORKSPACE * largest * dtype.itemsize
 
     def decode(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """Decode the next latents of a clip; see `VideoDecoder.decode`.

@@ -1,0 +1,49 @@
+"""The `hallo-live` command: generate clips, convert weights, write the built-in tiny model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import HalloLiveError
+from . import files, generate
+
+EXIT_FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors of ours are one line on stderr."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        return options.run(options)
+    except HalloLiveError as error:
+        if options.verbose:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; each stores the function to call as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="hallo-live", description="A prompt becomes a talking avatar, block by block."
+    )
+    parser.add_argument("--verbose", action="store_true", help="log details, show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    generate.add_parser(commands)
+    files.add_convert_parser(commands)
+    files.add_make_tiny_parser(commands)
+    return parser
+
+
+def path(text: str) -> Path:
+    """A path argument with `~` expanded."""
+    return Path(text).expanduser()

@@ -1,0 +1,52 @@
+"""`hallo-live convert` and `hallo-live make-tiny`: commands about weight files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..checkpoints.convert import convert
+from ..checkpoints.tiny import write_tiny_models
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
+
+
+def add_convert_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `convert`."""
+    parser = commands.add_parser(
+        "convert", help="write one bf16 safetensors student from any published checkpoint"
+    )
+    parser.add_argument("source", type=Path, help=".pt, .pth or .safetensors")
+    parser.add_argument("target", type=Path, help="the .safetensors to write")
+    parser.add_argument("--raw", action="store_true", help="take the raw weights, not the EMA")
+    parser.set_defaults(run=_convert)
+
+
+def add_make_tiny_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `make-tiny`."""
+    parser = commands.add_parser(
+        "make-tiny", help="write the built-in tiny, untrained model: noise that moves and sounds"
+    )
+    parser.add_argument("directory", type=Path, help="where the files go")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
+    parser.add_argument(
+        "--comfyui",
+        action="store_true",
+        help="DIRECTORY is a ComfyUI: put the files into the folders under its models/",
+    )
+    parser.set_defaults(run=_make_tiny)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    target = convert(options.source, options.target, ema=not options.raw)
+    sys.stdout.write(f"wrote {target}\n")
+    return 0
+
+
+def _make_tiny(options: argparse.Namespace) -> int:
+    directory = write_tiny_models(options.directory, seed=options.seed, comfyui=options.comfyui)
+    sys.stdout.write(f"wrote the tiny model to {directory}\n")
+    return 0

@@ -1,0 +1,69 @@
+"""From latent blocks to media chunks: picture and sound on one clock, equally long at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..clock import MediaClock
+from ..types import LatentBlock, MediaChunk
+from .audio import AudioStream
+from .video import VideoStream, copy_to_host
+
+
+class ChunkDecoder:
+    """Decodes the blocks of one clip, in order, one video latent at a time.
+
+    The sound of a block is decoded with its first latent: it costs next to nothing beside the
+    picture and players want it first. The last block's sound is cut or filled with silence so
+    that the clip's sound lasts exactly as long as its picture (spec 03 §8, time axes).
+
+    Only sample 0 of a batch is handed out.
+    """
+
+    def __init__(self, video: VideoStream, audio: AudioStream, clock: MediaClock) -> None:
+        self._video, self._audio, self._clock = video, audio, clock
+        self._frames = 0
+        self._samples = 0
+
+    def decode(self, block: LatentBlock) -> Iterator[MediaChunk]:
+        """One chunk for each video latent of `block`."""
+        last = block.video.shape[1] - 1
+        for index, frames in enumerate(self._video.each(block.video)):
+            pending = copy_to_host(frames[0])
+            samples = self._sound_of(block) if index == 0 else torch.zeros(0)
+            yield self._chunk(
+                block, pending.result(), samples, is_last=block.is_last and index == last
+            )
+
+    def _sound_of(self, block: LatentBlock) -> Tensor:
+        ahead = block.audio_ahead if block.audio_ahead.shape[1] else None
+        samples = self._audio.push(block.audio, ahead=ahead, last=block.is_last)[0].cpu()
+        if not block.is_last:
+            return samples
+        end = self._clock.samples_for_frames(
+            self._clock.frames(block.first_video_latent + block.video.shape[1])
+        )
+        missing = end - self._samples - len(samples)
+        if missing < 0:
+            return samples[:missing]
+        return torch.nn.functional.pad(samples, (0, missing))
+
+    def _chunk(
+        self, block: LatentBlock, frames: Tensor, samples: Tensor, *, is_last: bool
+    ) -> MediaChunk:
+        chunk = MediaChunk(
+            block=block.index,
+            frames=frames,
+            samples=samples,
+            first_frame=self._frames,
+            first_sample=self._samples,
+            frame_time=self._clock.frame_time(self._frames),
+            sample_time=self._clock.sample_time(self._samples),
+            is_last=is_last,
+        )
+        self._frames += len(frames)
+        self._samples += len(samples)
+        return chunk

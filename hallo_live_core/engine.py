@@ -1,0 +1,375 @@
+"""Where the parts meet: a request goes in, media chunks come out as soon as they exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from .checkpoints import catalog
+from .checkpoints.load import (
+    load_audio_decoder,
+    load_taehv,
+    load_text_encoder,
+    load_transformer,
+    load_video_decoder,
+)
+from .clock import MediaClock
+from .config import HALLO_5B, StreamSettings
+from .decoding.audio import AudioStream
+from .decoding.chunks import ChunkDecoder
+from .decoding.video import VideoStream
+from .decoding.worker import BackgroundWorker
+from .devices import Placement
+from .errors import Cancelled, HalloLiveError, RequestError
+from .functional.blocks import ClipPlan
+from .functional.noise import ClipShape, CorrelatedNoise, SeededNoise
+from .functional.request import check_request, plan_request
+from .functional.schedule import NoiseSchedule
+from .models.audio_vae.audio_decoder import AudioDecoder
+from .models.dit import DualStreamDiT
+from .models.text_encoder.umt5 import TextEncoder
+from .models.video_vae.interface import VideoDecoder
+from .models.video_vae.latents import SPATIAL_COMPRESSION
+from .models.video_vae.layers import use_channels_last
+from .sampling.denoiser import Denoiser, open_session
+from .sampling.sampler import PassDone, stream_passes
+from .state.session import SessionShape, session_nbytes
+from .types import (
+    CancelCheck,
+    LatentBlock,
+    MediaChunk,
+    Progress,
+    ProgressCallback,
+    Request,
+    TextContext,
+)
+
+DECODERS = ("wan", "taehv")
+"""Video decoders by name: the published VAE first, then the fast and light one."""
+
+ACTIVATION_WIDTHS = 12
+"""Tensors of model width that one layer holds at a time, besides the hidden layer of its MLP."""
+
+Part = TypeVar("Part")
+
+
+class HalloLive:
+    """The whole system: text, transformer, decoders.
+
+    Parts may be left out by callers who need only some of the verbs: `sample` needs the
+    transformer, `decode` the two decoders, `stream` all three, `encode` the text encoder.
+
+    The modules stay where they are; `placement` says where that is. Nothing of a run is kept
+    here, so one engine may serve any number of runs, one after the other.
+    """
+
+    def __init__(
+        self,
+        *,
+        transformer: DualStreamDiT | None = None,
+        video_decoder: VideoDecoder | None = None,
+        audio_decoder: AudioDecoder | None = None,
+        text_encoder: TextEncoder | None = None,
+        placement: Placement,
+        clock: MediaClock | None = None,
+        settings: StreamSettings | None = None,
+    ) -> None:
+        self._transformer = transformer
+        self._video_decoder, self._audio_decoder = video_decoder, audio_decoder
+        self._text_encoder = text_encoder
+        self.placement = placement
+        self.clock = clock or MediaClock()
+        self.settings = settings or StreamSettings()
+
+    @classmethod
+    def load(
+        cls, models: Path, *, placement: Placement, decoder: str = DECODERS[0], ema: bool = True
+    ) -> HalloLive:
+        """Load every part from a folder with the published files (README, `catalog`).
+
+        Raises:
+            CheckpointError: a file is missing (all missing ones are named), damaged or of
+                another model.
+        """
+        if decoder not in DECODERS:
+            raise RequestError("Unknown video decoder", found=decoder, fix=" or ".join(DECODERS))
+        video_file = catalog.VIDEO_VAE if decoder == DECODERS[0] else catalog.TAEHV
+        wanted = (
+            catalog.TRANSFORMER,
+            video_file,
+            catalog.AUDIO_VAE,
+            catalog.VOCODER,
+            catalog.TEXT_ENCODER,
+            catalog.TOKENIZER,
+        )
+        files = catalog.locate(models, wanted)
+        load_video = load_video_decoder if decoder == DECODERS[0] else load_taehv
+        video_decoder = load_video(
+            files[video_file.key], dtype=placement.decoder_dtype, device=placement.decoder
+        )
+        if placement.decoder.type == "cuda":
+            use_channels_last(video_decoder)
+        return cls(
+            transformer=load_transformer(
+                files["transformer"],
+                dtype=placement.dtype,
+                device=placement.transformer,
+                ema=ema,
+            ),
+            video_decoder=video_decoder,
+            audio_decoder=load_audio_decoder(
+                files["audio_vae"], files["vocoder"], device=placement.decoder
+            ),
+            text_encoder=load_text_encoder(
+                files["text_encoder"],
+                files["tokenizer"],
+                dtype=placement.dtype,
+                device=placement.text_encoder,
+            ),
+            placement=placement,
+        )
+
+    def check(self, request: Request) -> ClipPlan:
+        """Refuse a request that cannot work; returns its plan.
+
+        Raises:
+            RequestError: length, size, seed or look-ahead cannot work.
+            PromptError: the prompt is empty or its tags do not match.
+        """
+        return check_request(request, self.settings, rope_rows=self._rope_rows)
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> TextContext:
+        """The prompt as both streams see it."""
+        return TextContext.shared(_need(self._text_encoder, "text encoder").encode(prompt))
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        request: Request,
+        *,
+        text: TextContext | None = None,
+        on_progress: ProgressCallback | None = None,
+        should_stop: CancelCheck | None = None,
+    ) -> Iterator[LatentBlock]:
+        """Yield the clip's blocks of clean, normalised latents.
+
+        text replaces the request's prompt. on_progress is called after every pass of the network
+        and may raise; should_stop is asked before the next one.
+
+        Raises:
+            RequestError, PromptError: before anything runs.
+            Cancelled: `should_stop` said so.
+        """
+        plan = self._plan(request, text)
+        run = _Run(plan.num_blocks, self._passes(plan), on_progress, should_stop)
+        for event in self._denoise(request, plan, text):
+            if isinstance(event, LatentBlock):
+                yield event
+            else:
+                run.step("denoise", event.block)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        blocks: Iterable[LatentBlock],
+        *,
+        on_progress: ProgressCallback | None = None,
+        should_stop: CancelCheck | None = None,
+    ) -> Iterator[MediaChunk]:
+        """Yield picture and sound of the finished blocks of one clip, a chunk per video latent.
+
+        Blocks may have any number of latents.
+
+        Raises:
+            Cancelled: `should_stop` said so, between two latents.
+        """
+        decoder = self._chunk_decoder()
+        blocks = list(blocks)
+        latents = sum(block.video.shape[1] for block in blocks)
+        run = _Run(len(blocks), latents, on_progress, should_stop)
+        for block in blocks:
+            for chunk in decoder.decode(_moved(block, self.placement.decoder)):
+                yield chunk
+                run.step("decode", chunk.block)
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        request: Request,
+        *,
+        text: TextContext | None = None,
+        on_progress: ProgressCallback | None = None,
+        should_stop: CancelCheck | None = None,
+        on_block: Callable[[LatentBlock], None] | None = None,
+    ) -> Iterator[MediaChunk]:
+        """Yield picture and sound of the clip, a chunk per video latent, as soon as each exists.
+
+        With the decoders on a device of their own, they work in a thread while the next block is
+        denoised. on_block is handed the latents of every finished block. The rest is as in
+        `sample`. Ending the iteration early stops everything.
+        """
+        plan = self._plan(request, text)
+        decoder = self._chunk_decoder()
+        total = self._passes(plan) + plan.video_latents
+        run = _Run(plan.num_blocks, total, on_progress, should_stop)
+        events = self._denoise(request, plan, text)
+        if self.placement.decodes_beside:
+            yield from self._stream_beside(events, decoder, run, on_block)
+            return
+        for event in events:
+            if isinstance(event, PassDone):
+                run.step("denoise", event.block)
+                continue
+            if on_block is not None:
+                on_block(event)
+            for chunk in decoder.decode(_moved(event, self.placement.decoder)):
+                yield chunk
+                run.step("decode", chunk.block)
+
+    def working_bytes(self, request: Request) -> int:
+        """Memory that a run takes besides weights, on all devices together, in bytes.
+
+        Counts the parts that are present: caches and activations of the transformer, state and
+        workspace of the video decoder.
+        """
+        plan = plan_request(request, self.settings, rope_rows=self._rope_rows)
+        total = 0
+        if self._transformer is not None:
+            config = self._transformer.config
+            shape = self._session_shape(request, plan)
+            tokens = plan.sizes.video_latents * shape.tokens_per_latent(config)
+            width = config.video.ffn_dim + ACTIVATION_WIDTHS * config.video.dim
+            total += session_nbytes(config, shape, self.placement.dtype)
+            total += tokens * width * self.placement.dtype.itemsize
+        if self._video_decoder is not None:
+            total += self._video_decoder.working_nbytes(
+                1, *_latent_size(request), self.placement.decoder_dtype
+            )
+        return total
+
+    # -- the parts of a run -------------------------------------------------------------------
+
+    @property
+    def _rope_rows(self) -> int:
+        return (HALLO_5B if self._transformer is None else self._transformer.config).rope_rows
+
+    def _plan(self, request: Request, text: TextContext | None) -> ClipPlan:
+        if text is None:
+            return self.check(request)
+        return plan_request(request, self.settings, rope_rows=self._rope_rows)
+
+    def _passes(self, plan: ClipPlan) -> int:
+        return plan.num_passes(len(self.settings.schedule.steps))
+
+    def _session_shape(self, request: Request, plan: ClipPlan) -> SessionShape:
+        height, width = _latent_size(request)
+        return SessionShape(plan=plan, height=height, width=width)
+
+    def _denoise(
+        self, request: Request, plan: ClipPlan, text: TextContext | None
+    ) -> Iterator[PassDone | LatentBlock]:
+        model = _need(self._transformer, "transformer")
+        device, dtype = self.placement.transformer, self.placement.dtype
+        text = text or self.encode(request.prompt)
+        text = TextContext(text.video.to(device, dtype), text.audio.to(device, dtype))
+        schedule = NoiseSchedule(self.settings.schedule)
+        shape = self._session_shape(request, plan)
+        state = open_session(model, text, shape, schedule, dtype=dtype)
+        clip = ClipShape(
+            plan=plan,
+            video=(model.config.video.in_channels, shape.height, shape.width),
+            audio_channels=model.config.audio.in_channels,
+        )
+        source = CorrelatedNoise if request.correlated_noise else SeededNoise
+        noise = source(clip, request.seed, device=device, dtype=dtype)
+        return stream_passes(Denoiser(model, state, schedule), noise)
+
+    def _chunk_decoder(self) -> ChunkDecoder:
+        video = _need(self._video_decoder, "video decoder")
+        audio = _need(self._audio_decoder, "audio decoder")
+        stream = VideoStream(
+            video, device=self.placement.decoder, dtype=self.placement.decoder_dtype
+        )
+        return ChunkDecoder(stream, AudioStream(audio), self.clock)
+
+    def _stream_beside(
+        self,
+        events: Iterator[PassDone | LatentBlock],
+        decoder: ChunkDecoder,
+        run: _Run,
+        on_block: Callable[[LatentBlock], None] | None,
+    ) -> Iterator[MediaChunk]:
+        device = self.placement.decoder
+
+        def decode(block: LatentBlock) -> Iterator[MediaChunk]:
+            return decoder.decode(_moved(block, device))
+
+        with BackgroundWorker(decode) as worker:
+            for event in events:
+                if isinstance(event, PassDone):
+                    run.step("denoise", event.block)
+                else:
+                    if on_block is not None:
+                        on_block(event)
+                    while not worker.offer(event):
+                        yield from run.decoded(worker.ready())
+                yield from run.decoded(worker.ready())
+            yield from run.decoded(worker.finish())
+
+
+@dataclass(slots=True)
+class _Run:
+    """Counts the steps of one run, tells them, and stops it when asked to."""
+
+    num_blocks: int
+    total: int
+    on_progress: ProgressCallback | None
+    should_stop: CancelCheck | None
+    done: int = 0
+
+    def step(self, stage: str, block: int) -> None:
+        """A pass or a latent is done."""
+        self.done += 1
+        if self.on_progress is not None:
+            self.on_progress(Progress(stage, block, self.num_blocks, self.done, self.total))
+        self.check()
+
+    def check(self) -> None:
+        """Stop here if the caller wants to."""
+        if self.should_stop is not None and self.should_stop():
+            raise Cancelled
+
+    def decoded(self, chunks: Iterable[MediaChunk | None]) -> Iterator[MediaChunk]:
+        """Count chunks on their way through; None is a moment of waiting."""
+        for chunk in chunks:
+            if chunk is None:
+                self.check()
+                continue
+            yield chunk
+            self.step("decode", chunk.block)
+
+
+def _latent_size(request: Request) -> tuple[int, int]:
+    return request.height // SPATIAL_COMPRESSION, request.width // SPATIAL_COMPRESSION
+
+
+def _moved(block: LatentBlock, device: torch.device) -> LatentBlock:
+    return replace(
+        block,
+        video=block.video.to(device),
+        audio=block.audio.to(device),
+        audio_ahead=block.audio_ahead.to(device),
+    )
+
+
+def _need(part: Part | None, name: str) -> Part:
+    if part is None:
+        raise HalloLiveError(
+            f"This engine has no {name}", fix="load or pass one when the engine is made"
+        )
+    return part
