@@ -1,0 +1,292 @@
+"""Every call to ComfyUI. Names are looked up when they are used, because the host rebinds some."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import comfy.latent_formats
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.text_encoders.wan
+import comfy.utils
+import folder_paths
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, io, ui
+from PIL import Image
+
+from ..hallo_live_core import CheckpointError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+DEFAULT = "default"
+"""The choice that leaves a decision to the host."""
+
+WEIGHT_DTYPES = {
+    DEFAULT: None,
+    "bf16": torch.bfloat16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+COMPUTE_DTYPES = [torch.bfloat16, torch.float32]
+"""What the networks were made for; float16 overflows in them."""
+
+ATTENTIONS = {DEFAULT: "optimized", "pytorch": "pytorch", "sage": "sage", "flash": "flash"}
+"""Our name of each attention kernel and the host's."""
+
+GIGA = 10**9
+
+PREVIEW_PIXELS = 512
+"""Longest side of the preview under a node."""
+
+
+def known(target: type, **wanted: Any) -> dict[str, Any]:  # noqa: ANN401 - passes through
+    """Of the wanted keyword arguments those that this version of the host knows."""
+    names = inspect.signature(target.__init__).parameters
+    return {name: value for name, value in wanted.items() if name in names}
+
+
+# ── Files ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def list_files(kinds: Iterable[str], *, wanted: str) -> list[str]:
+    """Names of the files in these model folders; if there is none, one entry that asks for it."""
+    names = [name for kind in kinds for name in folder_paths.get_filename_list(kind)]
+    return names or [f"(put {wanted} into models/{next(iter(kinds))})"]
+
+
+def find_file(kinds: Iterable[str], name: str, *, wanted: str) -> Path:
+    """Where a listed file lies.
+
+    Raises:
+        CheckpointError: none of the folders has it.
+    """
+    for kind in kinds:
+        if path := folder_paths.get_full_path(kind, name):
+            return Path(path)
+    raise CheckpointError(
+        f"The file {name!r} is not in models/{' or models/'.join(kinds)}",
+        fix=f"put {wanted} there, press R to refresh the lists, and choose it",
+    )
+
+
+# ── Devices, number formats, memory ───────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """In which format weights are stored and computed with, and the layers that do so."""
+
+    storage: torch.dtype
+    compute: torch.dtype
+    ops: Any
+
+
+def transformer_numbers(weights: Mapping[str, torch.Tensor], choice: str) -> Numbers:
+    """What the host thinks best for the transformer, unless the user chose the storage."""
+    device = comfy.model_management.get_torch_device()
+    storage = WEIGHT_DTYPES[choice] or comfy.model_management.unet_dtype(
+        device,
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=COMPUTE_DTYPES,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    compute = comfy.model_management.unet_manual_cast(storage, device, COMPUTE_DTYPES) or storage
+    ops = comfy.ops.pick_operations(storage, compute, load_device=device)
+    return Numbers(storage, compute, ops)
+
+
+def decoder_numbers(device: torch.device) -> Numbers:
+    """What the host thinks best for a video decoder on this device."""
+    dtype = comfy.model_management.vae_dtype(device, COMPUTE_DTYPES)
+    return Numbers(dtype, dtype, comfy.ops.disable_weight_init)
+
+
+def attention(choice: str) -> Callable[..., torch.Tensor]:
+    """The host's attention, or the one the user chose, if it is installed.
+
+    Takes q, k, v of [b, n, l, d] and gives [b, n, l, d]; a mask is True where keys may be seen.
+    """
+    name = ATTENTIONS[choice]
+    function = comfy.ldm.modules.attention.get_attention_function(name, default=None)
+    if function is None:
+        logger.warning("%s attention is not installed: using the host's default", choice)
+        function = comfy.ldm.modules.attention.optimized_attention
+
+    def attend(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, /
+    ) -> torch.Tensor:
+        heads = q.shape[1]
+        return function(q, k, v, heads, mask, skip_reshape=True, skip_output_reshape=True)
+
+    return attend
+
+
+def decoder_devices() -> list[str]:
+    """Where the decoders may live: the host's choice, or any device of this machine."""
+    return [DEFAULT, "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
+
+def decoder_device(choice: str) -> torch.device:
+    """The device behind an entry of `decoder_devices`."""
+    if choice == DEFAULT:
+        return comfy.model_management.vae_device()
+    return torch.device(choice)
+
+
+def transformer_patcher(module: torch.nn.Module) -> Any:  # noqa: ANN401 - type of the host
+    """Hand the transformer to the host's memory manager."""
+    return _patcher(
+        module,
+        comfy.model_management.get_torch_device(),
+        comfy.model_management.unet_offload_device(),
+    )
+
+
+def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:  # noqa: ANN401
+    """Hand a decoder to the host's memory manager."""
+    return _patcher(module, device, comfy.model_management.vae_offload_device())
+
+
+def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.device) -> Any:  # noqa: ANN401
+    patchers = comfy.model_patcher
+    kind = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
+    return kind(module.eval(), load_device=device, offload_device=offload)
+
+
+@contextmanager
+def loaded(patchers: Iterable[Any], working_bytes: int) -> Iterator[None]:
+    """Have these models on their devices together, with room for `working_bytes` beside them.
+
+    What the run allocated is handed back to the device at the end, however it ends.
+
+    Raises:
+        RequestError: the device could not even hold `working_bytes` alone.
+    """
+    patchers = list(patchers)
+    total = comfy.model_management.get_total_memory(patchers[0].load_device)
+    if working_bytes > total:
+        raise RequestError(
+            f"This clip needs {working_bytes / GIGA:.1f} GB besides the models",
+            found=f"{total / GIGA:.1f} GB on {patchers[0].load_device}",
+            fix="make it shorter, or choose a smaller width and height",
+        )
+    comfy.model_management.load_models_gpu(patchers, memory_required=working_bytes)
+    try:
+        yield
+    finally:
+        comfy.model_management.soft_empty_cache()
+
+
+def raw_latents(normalised: torch.Tensor) -> torch.Tensor:
+    """What the transformer makes -> what the Wan2.2 VAE and LATENTs hold; [b, 48, f, h, w]."""
+    return comfy.latent_formats.Wan22().process_out(normalised)
+
+
+def normalised_latents(raw: torch.Tensor) -> torch.Tensor:
+    """The inverse of `raw_latents`."""
+    return comfy.latent_formats.Wan22().process_in(raw)
+
+
+def to_socket(tensor: torch.Tensor) -> torch.Tensor:
+    """A float32 copy where the host keeps what travels between nodes."""
+    return tensor.to(comfy.model_management.intermediate_device(), torch.float32).contiguous()
+
+
+# ── Text encoder ──────────────────────────────────────────────────────────────────────────────
+
+
+def wan_clip(
+    weights: dict[str, torch.Tensor], config: Mapping[str, Any], spiece_model: bytes
+) -> Any:  # noqa: ANN401 - type of the host
+    """A host CLIP (type wan) from umT5 weights of any size.
+
+    weights: names as in transformers; config: entries of the host's umT5 configuration that
+    differ; spiece_model: the SentencePiece tokenizer.
+    """
+
+    target = SimpleNamespace(
+        params={},
+        clip=comfy.text_encoders.wan.te(dtype_t5=comfy.utils.weight_dtype(weights)),
+        tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
+    )
+    return comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        tokenizer_data={"spiece_model": spiece_model},
+        parameters=comfy.utils.calculate_parameters(weights),
+        state_dict=[weights],
+        model_options={"umt5xxl_model_config": dict(config)},
+    )
+
+
+# ── Progress and interruption ─────────────────────────────────────────────────────────────────
+
+
+class ProgressReport:
+    """The bar, the preview and the line of text of one running node."""
+
+    def __init__(self, node_id: str | None) -> None:
+        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self._node_id = node_id
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar; raises the host's interruption when the user asked to stop."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar.update_absolute(done, total)
+
+    def show(self, frame: torch.Tensor) -> None:
+        """Show a frame, uint8 [h, w, 3], under the node."""
+        picture = Image.fromarray(frame.numpy())
+        self._bar.update_absolute(
+            self._bar.current, self._bar.total, ("JPEG", picture, PREVIEW_PIXELS)
+        )
+
+    def say(self, text: str) -> None:
+        """Show a line of text under the node, where the host can."""
+        served = sys.modules.get("server")  # not imported where the host only runs tests
+        server = served and getattr(served.PromptServer, "instance", None)
+        if server is not None and self._node_id is not None:
+            server.send_progress_text(text, self._node_id, server.client_id)
+
+
+# ── Media ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def temporary_clip() -> Path:
+    """A new file name in the host's temp folder."""
+    return Path(folder_paths.get_temp_directory()) / f"hallolive_{uuid.uuid4().hex}.mp4"
+
+
+def workflow_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - type of the host
+    """What makes a dropped file restore its workflow; nothing if the user turned that off."""
+    if args.disable_metadata:
+        return {}
+    metadata = {} if hidden.prompt is None else {"prompt": hidden.prompt}
+    return {k: json.dumps(v) for k, v in {**metadata, **(hidden.extra_pnginfo or {})}.items()}
+
+
+def as_video(path: Path) -> Any:  # noqa: ANN401 - type of the host
+    """A VIDEO backed by a file."""
+    return InputImpl.VideoFromFile(str(path))
+
+
+def preview_of(path: Path) -> ui.PreviewVideo:
+    """Show a clip from the temp folder in the node."""
+    return ui.PreviewVideo([ui.SavedResult(path.name, "", io.FolderType.temp)])

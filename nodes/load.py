@@ -1,0 +1,241 @@
+"""Weight files become models in the host's memory manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..hallo_live_core import (
+    CheckpointError,
+    audio_decoder_from_state_dicts,
+    read_file,
+    text_encoder_config_from_state_dict,
+    text_encoder_weights,
+    transformer_from_state_dict,
+    video_decoder_from_state_dict,
+)
+from . import host
+from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
+
+TRANSFORMERS = ("diffusion_models",)
+DECODERS = ("vae", "vae_approx")
+TEXT_ENCODERS = ("text_encoders",)
+
+WANTED_TRANSFORMER = "hallolive_dit.pt"
+WANTED_VIDEO = "Wan2.2_VAE.pth"
+WANTED_AUDIO = "v1-16.pth"
+WANTED_VOCODER = "best_netG.pt"
+WANTED_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
+
+MERGED = "(inside the audio VAE file)"
+"""Vocoder entry for ComfyUI's merged MMAudio file."""
+
+MATRIX_AXES = 2
+
+TOKENIZER_NAMES = ("spiece.model", "google/umt5-xxl/spiece.model")
+"""Where the tokenizer may lie, seen from the folder of the text encoder."""
+
+BUNDLED_TOKENIZER = "spiece_model"
+"""ComfyUI's umT5 files carry their tokenizer under this name."""
+
+
+class HalloLiveModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HalloLiveModelLoader",
+            display_name="Hallo-Live Model Loader",
+            category=CATEGORY,
+            description="Loads the transformer that makes picture and sound together.",
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=host.list_files(TRANSFORMERS, wanted=WANTED_TRANSFORMER),
+                    tooltip="A Hallo-Live file in models/diffusion_models (23 GB in bf16).",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(host.WEIGHT_DTYPES),
+                    default=host.DEFAULT,
+                    tooltip=(
+                        "How weights are kept in memory. default: as ComfyUI thinks best; "
+                        "fp8_e4m3fn: half of the memory, slightly different pictures."
+                    ),
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(host.ATTENTIONS),
+                    default=host.DEFAULT,
+                    tooltip=(
+                        "Attention kernel. default: what ComfyUI was started with; "
+                        "sage and flash need their packages, else the default is used."
+                    ),
+                    extra_dict=ADVANCED,
+                ),
+            ],
+            outputs=[Model.Output(display_name="model", tooltip="For a Hallo-Live sampler.")],
+            **host.known(io.Schema, search_aliases=["talking avatar", "hallo", "ovi"]),
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, weight_dtype: str, attention: str) -> io.NodeOutput:
+        weights = read_file(host.find_file(TRANSFORMERS, model_name, wanted=WANTED_TRANSFORMER))
+        numbers = host.transformer_numbers(weights.tensors, weight_dtype)
+        if numbers.storage.itemsize == 1:
+            _shrink(weights.tensors, numbers.storage)
+        module = transformer_from_state_dict(
+            weights.tensors,
+            weights.name,
+            dtype=None if numbers.storage.itemsize == 1 else numbers.storage,
+            ops=numbers.ops,
+            attention=host.attention(attention),
+        )
+        return io.NodeOutput(LoadedModel(host.transformer_patcher(module), numbers.compute))
+
+
+class HalloLiveVAELoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HalloLiveVAELoader",
+            display_name="Hallo-Live VAE Loader",
+            category=CATEGORY,
+            description="Loads the decoders that turn latents into frames and sound.",
+            inputs=[
+                io.Combo.Input(
+                    "video_vae",
+                    options=host.list_files(DECODERS, wanted=WANTED_VIDEO),
+                    tooltip=(
+                        "Wan2.2 VAE (models/vae) for full quality, or taew2_2 (models/vae_approx): "
+                        "200 times less work, softer picture."
+                    ),
+                ),
+                io.Combo.Input(
+                    "audio_vae",
+                    options=host.list_files(DECODERS[:1], wanted=WANTED_AUDIO),
+                    tooltip="MMAudio 16 kHz VAE: v1-16, or ComfyUI's merged MMAudio file.",
+                ),
+                io.Combo.Input(
+                    "vocoder",
+                    options=[MERGED, *host.list_files(DECODERS[:1], wanted=WANTED_VOCODER)],
+                    default=MERGED,
+                    tooltip="BigVGAN 16 kHz: best_netG. Not needed with a merged MMAudio file.",
+                ),
+                io.Combo.Input(
+                    "device",
+                    options=host.decoder_devices(),
+                    default=host.DEFAULT,
+                    tooltip=(
+                        "Where the decoders run. default: ComfyUI's VAE device; another GPU than "
+                        "the model's decodes each block while the next one is being made."
+                    ),
+                    extra_dict=ADVANCED,
+                ),
+            ],
+            outputs=[
+                Vae.Output(display_name="vae", tooltip="For the stream sampler and for decoding.")
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, device: str | None = None) -> bool | str:
+        # A workflow made on a machine with more GPUs: say so instead of "value not in list".
+        if device is not None and device not in host.decoder_devices():
+            return f"Device {device} does not exist here. Fix: choose {host.DEFAULT}."
+        return True
+
+    @classmethod
+    def execute(cls, video_vae: str, audio_vae: str, vocoder: str, device: str) -> io.NodeOutput:
+        place = host.decoder_device(device)
+        video, dtype = _video_decoder(video_vae, place)
+        audio = _audio_decoder(audio_vae, vocoder)
+        return io.NodeOutput(
+            LoadedVae(
+                video=host.decoder_patcher(video, place),
+                audio=host.decoder_patcher(audio, place),
+                dtype=dtype,
+            )
+        )
+
+
+class HalloLiveTextEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HalloLiveTextEncoderLoader",
+            display_name="Hallo-Live Text Encoder Loader",
+            category=CATEGORY,
+            description=(
+                "Loads umT5 from the file that Wan and Ovi publish, with spiece.model beside it. "
+                "For ComfyUI's own umT5 files use CLIPLoader with type wan."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder",
+                    options=host.list_files(TEXT_ENCODERS, wanted=WANTED_TEXT),
+                    tooltip=(
+                        "models_t5_umt5-xxl-enc-bf16 in models/text_encoders, and spiece.model "
+                        "in the same folder (or in google/umt5-xxl inside it)."
+                    ),
+                ),
+            ],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="For Hallo-Live Text Encode.")],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder: str) -> io.NodeOutput:
+        path = host.find_file(TEXT_ENCODERS, text_encoder, wanted=WANTED_TEXT)
+        stored = read_file(path).tensors
+        config = text_encoder_config_from_state_dict(stored)
+        sizes = {
+            "vocab_size": config.vocab_size,
+            "d_model": config.dim,
+            "d_kv": config.attention_dim // config.num_heads,
+            "d_ff": config.ffn_dim,
+            "num_heads": config.num_heads,
+            "num_layers": config.num_layers,
+        }
+        tokenizer = _tokenizer(stored, path)
+        return io.NodeOutput(host.wan_clip(text_encoder_weights(stored), sizes, tokenizer))
+
+
+def _shrink(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Keep the matrices of the layers in an 8-bit format, in place; all else needs bf16."""
+    for name, tensor in tensors.items():
+        is_matrix = ".blocks." in name and name.endswith(".weight") and tensor.ndim == MATRIX_AXES
+        tensors[name] = tensor.to(dtype if is_matrix else torch.bfloat16)
+
+
+def _video_decoder(name: str, device: torch.device) -> tuple[Any, torch.dtype]:
+    weights = read_file(host.find_file(DECODERS, name, wanted=WANTED_VIDEO))
+    numbers = host.decoder_numbers(device)
+    module = video_decoder_from_state_dict(
+        weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops
+    )
+    return module, numbers.compute
+
+
+def _audio_decoder(vae: str, vocoder: str) -> Any:  # noqa: ANN401 - a module of the core
+    weights = read_file(host.find_file(DECODERS, vae, wanted=WANTED_AUDIO))
+    if vocoder == MERGED:
+        return audio_decoder_from_state_dicts(weights.tensors, None, weights.name)
+    voice = read_file(host.find_file(DECODERS, vocoder, wanted=WANTED_VOCODER))
+    return audio_decoder_from_state_dicts(
+        weights.tensors, voice.tensors, f"{weights.name} with {voice.name}"
+    )
+
+
+def _tokenizer(stored: dict[str, torch.Tensor], weights: Path) -> bytes:
+    if BUNDLED_TOKENIZER in stored:
+        return stored[BUNDLED_TOKENIZER].numpy().tobytes()
+    for name in TOKENIZER_NAMES:
+        if (file := weights.parent / name).is_file():
+            return file.read_bytes()
+    raise CheckpointError(
+        f"The tokenizer of {weights.name} is missing",
+        fix=f"put spiece.model (4.5 MB, google/umt5-xxl of Wan-AI/Wan2.2-TI2V-5B) into "
+        f"{weights.parent.name}/ beside it",
+    )

@@ -1,0 +1,99 @@
+"""What the running nodes share: the engine, the report to the user, the clip on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..hallo_live_core import HalloLive, MediaChunk, MediaClock, Mp4Writer, Placement, Progress
+from . import host
+from .sockets import LoadedModel, LoadedVae
+
+
+class RunReport:
+    """Tells the user where the run is: bar, picture of each block, speed against real time."""
+
+    def __init__(self, node_id: str | None, clock: MediaClock) -> None:
+        self._host = host.ProgressReport(node_id)
+        self._clock = clock
+        self._started = time.monotonic()
+        self._first_after: float | None = None
+        self._block = -1
+        self._num_blocks = 0
+
+    def advance(self, progress: Progress) -> None:
+        """After every pass and every latent; raises when the user asked to stop."""
+        self._num_blocks = progress.num_blocks
+        self._host.advance(progress.done, progress.total)
+
+    def show(self, chunk: MediaChunk) -> None:
+        """The first picture of every block, and how fast the run is."""
+        if chunk.block == self._block or not len(chunk.frames):
+            return
+        self._block = chunk.block
+        elapsed = time.monotonic() - self._started
+        if self._first_after is None:
+            self._first_after = elapsed
+        made = float(self._clock.frame_time(chunk.first_frame + len(chunk.frames)))
+        self._host.show(chunk.frames[-1])
+        self._host.say(
+            f"block {chunk.block + 1}/{self._num_blocks} · {made / elapsed:.2f}x real time · "
+            f"first frames after {self._first_after:.1f} s"
+        )
+
+
+def write_clip(
+    stream: Generator[MediaChunk],
+    report: RunReport,
+    metadata: dict[str, str],
+    pictures: list[torch.Tensor] | None = None,
+) -> tuple[Path, torch.Tensor]:
+    """Drive a stream into a clip in the temp folder; whatever stops it, the clip stays playable."""
+    path, sound = host.temporary_clip(), []
+    with closing(stream), Mp4Writer(path, metadata=metadata) as writer:
+        for chunk in stream:
+            writer.write(chunk)
+            sound.append(chunk.samples)
+            if pictures is not None:
+                pictures.append(chunk.frames)
+            report.show(chunk)
+    return path, torch.cat(sound)
+
+
+def engine_of(*, model: LoadedModel | None = None, vae: LoadedVae | None = None) -> HalloLive:
+    """The core on the devices that the host chose for these models."""
+    parts = [part for part in (model and model.patcher, vae and vae.video) if part]
+    main, decoder = parts[0].load_device, parts[-1].load_device
+    return HalloLive(
+        transformer=model.patcher.model if model else None,
+        video_decoder=vae.video.model if vae else None,
+        audio_decoder=vae.audio.model if vae else None,
+        placement=Placement(
+            transformer=main,
+            decoder=decoder,
+            text_encoder=main,
+            dtype=model.dtype if model else torch.float32,
+            decoder_dtype=vae.dtype if vae else torch.float32,
+        ),
+    )
+
+
+def as_audio(samples: torch.Tensor, clock: MediaClock) -> dict[str, Any]:
+    """An AUDIO of float32 [1, 1, s] from mono samples [s]."""
+    return {"waveform": samples[None, None], "sample_rate": clock.sample_rate}
+
+
+def as_images(pictures: list[torch.Tensor]) -> torch.Tensor:
+    """All frames as the host wants them: float32 [f, h, w, 3] in 0..1, without a second copy."""
+    total = sum(len(part) for part in pictures)
+    images = torch.empty(total, *pictures[0].shape[1:])
+    start = 0
+    for part in pictures:
+        torch.div(part, 255, out=images[start : start + len(part)])
+        start += len(part)
+    return images

@@ -1,0 +1,201 @@
+"""The nodes that sample: a stream from text to file, or latents only."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..hallo_live_core import HalloLiveError, LatentBlock, Request, plan_request
+from . import host
+from .latents import latent_outputs, latents_from_blocks
+from .prompt import read_conditioning
+from .run import RunReport, as_audio, engine_of, write_clip
+from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
+
+MAX_SEED = 2**53 - 1
+"""The largest number that a browser counts exactly."""
+
+
+def _sampling_inputs() -> list[io.Input]:
+    return [
+        Model.Input("model", tooltip="From Hallo-Live Model Loader."),
+        io.Conditioning.Input("positive", tooltip="From Hallo-Live Text Encode."),
+        io.Float.Input(
+            "seconds",
+            default=5.0,
+            min=1.0,
+            max=34.0,
+            step=1.0,
+            tooltip=(
+                "Length of the clip, in whole blocks of one second; the model was trained on 5. "
+                "n seconds give 24 n - 3 frames."
+            ),
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=MAX_SEED,
+            control_after_generate=True,
+            tooltip="Same seed and settings, same clip.",
+        ),
+        io.Int.Input(
+            "width",
+            default=992,
+            min=64,
+            max=2048,
+            step=32,
+            tooltip="Pixels, a multiple of 32; the model was trained with 992 x 512.",
+        ),
+        io.Int.Input(
+            "height",
+            default=512,
+            min=64,
+            max=2048,
+            step=32,
+            tooltip="Pixels, a multiple of 32; the model was trained with 992 x 512.",
+        ),
+    ]
+
+
+def _rare_sampling_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "lookahead",
+            default=0,
+            min=0,
+            max=30,
+            optional=True,
+            tooltip=(
+                "How far lips may hear ahead: audio latents (32 ms each) of the next block that "
+                "are sketched with this one so that the mouth can move before the sound. "
+                "0 in the published configuration; try 5 if lips lag."
+            ),
+            extra_dict=ADVANCED,
+        ),
+        io.Boolean.Input(
+            "correlated_noise",
+            default=False,
+            optional=True,
+            tooltip=(
+                "Start picture and sound from the same random numbers, as the research code does. "
+                "Off is cleaner; on repeats its results."
+            ),
+            extra_dict=ADVANCED,
+        ),
+    ]
+
+
+class HalloLiveStreamSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HalloLiveStreamSampler",
+            display_name="Hallo-Live Stream Sampler",
+            category=CATEGORY,
+            description=(
+                "Makes a talking clip block by block and decodes each block as soon as it is "
+                "clean: the preview shows the first second while the next one is being made."
+            ),
+            inputs=[
+                *_sampling_inputs(),
+                Vae.Input("vae", tooltip="From Hallo-Live VAE Loader."),
+                *_rare_sampling_inputs(),
+            ],
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="24 fps with sound; for Save Video."),
+                io.Audio.Output(display_name="audio", tooltip="16 kHz mono, as long as the video."),
+                *latent_outputs(),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+            **host.known(io.Schema, search_aliases=["talking head", "avatar", "lip sync"]),
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        seconds: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        lookahead: int | None = None,
+    ) -> bool | str:
+        return _check(seconds=seconds, width=width, height=height, lookahead=lookahead)
+
+    @classmethod
+    def execute(
+        cls,
+        model: LoadedModel,
+        positive: list[Any],
+        vae: LoadedVae,
+        **settings: Any,  # noqa: ANN401 - the fields of a request
+    ) -> io.NodeOutput:
+        request = Request(**settings)
+        engine = engine_of(model=model, vae=vae)
+        text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
+        report = RunReport(cls.hidden.unique_id, engine.clock)
+        blocks: list[LatentBlock] = []
+        patchers = (model.patcher, vae.video, vae.audio)
+        with host.loaded(patchers, engine.working_bytes(request)):
+            stream = engine.stream(
+                request, text=text, on_progress=report.advance, on_block=blocks.append
+            )
+            path, sound = write_clip(stream, report, host.workflow_metadata(cls.hidden))
+        return io.NodeOutput(
+            host.as_video(path),
+            as_audio(sound, engine.clock),
+            *latents_from_blocks(blocks),
+            ui=host.preview_of(path),
+        )
+
+
+class HalloLiveSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HalloLiveSampler",
+            display_name="Hallo-Live Sampler",
+            category=CATEGORY,
+            description="Makes the latents of a talking clip; decode them in a second step.",
+            inputs=[*_sampling_inputs(), *_rare_sampling_inputs()],
+            outputs=latent_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        seconds: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        lookahead: int | None = None,
+    ) -> bool | str:
+        return _check(seconds=seconds, width=width, height=height, lookahead=lookahead)
+
+    @classmethod
+    def execute(
+        cls,
+        model: LoadedModel,
+        positive: list[Any],
+        **settings: Any,  # noqa: ANN401 - the fields of a request
+    ) -> io.NodeOutput:
+        request = Request(**settings)
+        engine = engine_of(model=model)
+        text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
+        report = RunReport(cls.hidden.unique_id, engine.clock)
+        with (
+            host.loaded([model.patcher], engine.working_bytes(request)),
+            closing(engine.sample(request, text=text, on_progress=report.advance)) as stream,
+        ):
+            return io.NodeOutput(*latents_from_blocks(list(stream)))
+
+
+def _check(**wanted: float | None) -> bool | str:
+    """True, or why these settings cannot work. Linked ones are None, and checked when they come."""
+    try:
+        plan_request(Request(**{k: v for k, v in wanted.items() if v is not None}))
+    except HalloLiveError as error:
+        return str(error)
+    return True

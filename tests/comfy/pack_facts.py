@@ -1,0 +1,86 @@
+"""Loads the pack the way ComfyUI does, without network, and prints what it saw as JSON.
+
+Run as `python pack_facts.py COMFYUI PACK` in a process of its own: ComfyUI's modules have names
+such as `nodes` and `server`, and read the command line.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def load_host(comfyui: str, base: str) -> None:
+    sys.path.insert(0, comfyui)
+    sys.argv = sys.argv[:1]
+    importlib.import_module("comfy.options").enable_args_parsing(False)
+    args = importlib.import_module("comfy.cli_args").args
+    args.cpu, args.base_directory = True, base
+    for name in ("comfy.sd", "comfy_api.latest", "nodes", "av"):
+        importlib.import_module(name)  # what the host has in memory before it loads any pack
+
+
+def forbid_network(calls: list[str]) -> None:
+    def refuse(*args, **_):
+        calls.append(repr(args))
+        raise OSError("no network in this test")
+
+    socket.socket.connect = refuse
+    socket.getaddrinfo = refuse
+
+
+def load_pack(pack: Path) -> list:
+    name = f"{pack}".replace(".", "_x_")  # the host takes the whole path for a name
+    spec = importlib.util.spec_from_file_location(
+        name, pack / "__init__.py", submodule_search_locations=[str(pack)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+    async def listed():
+        extension = await module.comfy_entrypoint()
+        return await extension.get_node_list()
+
+    return asyncio.run(listed())
+
+
+def error_without_models(loader) -> str:
+    schema = loader.GET_NODE_INFO_V1()["input"]["required"]
+    choices = {name: options["options"][0] for name, (_, options) in schema.items()}
+    try:
+        loader.execute(**choices)
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    comfyui, pack = sys.argv[1:3]
+    with tempfile.TemporaryDirectory() as base:  # a host without any model
+        load_host(comfyui, base)
+        sys.stdout.write("\n" + json.dumps(facts(Path(pack))))
+
+
+def facts(pack: Path) -> dict:
+    before, calls = set(sys.modules), []
+    forbid_network(calls)
+    started = time.process_time()
+    nodes = load_pack(pack)
+    seconds = time.process_time() - started
+    return {
+        "seconds": seconds,
+        "network_calls": calls,
+        "new_modules": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
+        "error_without_models": error_without_models(nodes[0]),
+        "nodes": {node.define_schema().node_id: node.GET_NODE_INFO_V1() for node in nodes},
+    }
+
+
+if __name__ == "__main__":
+    main()

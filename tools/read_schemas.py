@@ -1,0 +1,95 @@
+"""Store the schemas of our nodes, and of the core nodes our workflows use, in `tools/schemas.json`.
+
+    python tools/read_schemas.py COMFYUI
+
+A script of its own process: it loads ComfyUI and the pack the way ComfyUI does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS = ROOT / "tools" / "schemas.json"
+
+KEPT_OPTIONS = ("default", "control_after_generate", "min", "max", "step", "multiline", "advanced")
+"""Of an input's options those that the stored schemas keep; lists of files differ everywhere."""
+
+
+def trim(info: dict[str, Any]) -> dict[str, Any]:
+    """Of one entry of /object_info what the workflows and the snapshot need."""
+    groups = {}
+    for group in ("required", "optional"):
+        entries = info["input"].get(group) or {}
+        if entries:
+            groups[group] = {name: _trim_input(entry) for name, entry in entries.items()}
+    return {
+        "display_name": info["display_name"],
+        "input": groups,
+        "output": list(info["output"]),
+        "output_name": list(info["output_name"]),
+    }
+
+
+def _trim_input(entry: Any) -> list[Any]:  # noqa: ANN401 - the host's list or tuple
+    kind, options = entry[0], (dict(entry[1]) if len(entry) > 1 else {})
+    if not isinstance(kind, str):  # older nodes put the choices where the type stands
+        kind, options = "COMBO", {"options": kind, **options}
+    kept = {key: options[key] for key in KEPT_OPTIONS if options.get(key) is not None}
+    if "default" in options.get("options", []):
+        kept.setdefault("default", "default")
+    return [kind, kept]
+
+
+def read_schemas(comfyui: Path) -> dict[str, Any]:
+    """The schemas of a ComfyUI with this pack, loaded into this process like the host does."""
+    sys.path.insert(0, str(comfyui))
+    importlib.import_module("comfy.options").enable_args_parsing(False)
+    importlib.import_module("comfy.cli_args").args.cpu = True
+    core = importlib.import_module("nodes")
+    video = importlib.import_module("comfy_extras.nodes_video")
+    schemas = {
+        kind.__name__: kind.GET_NODE_INFO_V1() for kind in (video.CreateVideo, video.SaveVideo)
+    }
+    schemas |= {kind.__name__: kind.GET_NODE_INFO_V1() for kind in _pack_nodes()}
+    loader = core.NODE_CLASS_MAPPINGS["CLIPLoader"]
+    schemas["CLIPLoader"] = {
+        "display_name": core.NODE_DISPLAY_NAME_MAPPINGS.get("CLIPLoader", "CLIPLoader"),
+        "input": loader.INPUT_TYPES(),
+        "output": loader.RETURN_TYPES,
+        "output_name": getattr(loader, "RETURN_NAMES", loader.RETURN_TYPES),
+    }
+    return {name: trim(schemas[name]) for name in sorted(schemas)}
+
+
+def _pack_nodes() -> list[Any]:
+    name = "custom_nodes_x_hallo_live"
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    if spec is None or spec.loader is None:
+        raise SystemExit("the pack has no __init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+    async def listed() -> list[Any]:
+        return await (await module.comfy_entrypoint()).get_node_list()
+
+    return asyncio.run(listed())
+
+
+def main() -> None:
+    """Read the schemas of the ComfyUI named on the command line."""
+    text = json.dumps(read_schemas(Path(sys.argv[1])), indent=2, ensure_ascii=False)
+    SCHEMAS.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
