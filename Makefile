@@ -32,7 +32,7 @@ help:
 
 demo: $(TINY)/.made
 	@mkdir -p $(dir $(CLIP))
-	$(BIN)/hallo-live generate "$$PROMPT" --models $(TINY) --seconds 5 --seed 1 --size 64x128 -o $(CLIP)
+	$(BIN)/hallo-live generate "$$PROMPT" --models $(TINY) --seconds 5 --seed 1 --size 128x256 -o $(CLIP)
 	@echo "The clip is $(CLIP): noise that moves and sounds, since the weights are random."
 
 # Pytest answers 5 when a selection is empty, which is no failure.
