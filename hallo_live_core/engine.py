@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -155,7 +155,7 @@ class HalloLive:
         text: TextContext | None = None,
         on_progress: ProgressCallback | None = None,
         should_stop: CancelCheck | None = None,
-    ) -> Iterator[LatentBlock]:
+    ) -> Generator[LatentBlock, None, None]:
         """Yield the clip's blocks of clean, normalised latents.
 
         text replaces the request's prompt. on_progress is called after every pass of the network
@@ -180,7 +180,7 @@ class HalloLive:
         *,
         on_progress: ProgressCallback | None = None,
         should_stop: CancelCheck | None = None,
-    ) -> Iterator[MediaChunk]:
+    ) -> Generator[MediaChunk, None, None]:
         """Yield picture and sound of the finished blocks of one clip, a chunk per video latent.
 
         Blocks may have any number of latents.
@@ -206,7 +206,7 @@ class HalloLive:
         on_progress: ProgressCallback | None = None,
         should_stop: CancelCheck | None = None,
         on_block: Callable[[LatentBlock], None] | None = None,
-    ) -> Iterator[MediaChunk]:
+    ) -> Generator[MediaChunk, None, None]:
         """Yield picture and sound of the clip, a chunk per video latent, as soon as each exists.
 
         With the decoders on a device of their own, they work in a thread while the next block is
