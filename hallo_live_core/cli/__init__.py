@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..errors import HalloLiveError
 from . import files, generate
@@ -42,8 +41,3 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_convert_parser(commands)
     files.add_make_tiny_parser(commands)
     return parser
-
-
-def path(text: str) -> Path:
-    """A path argument with `~` expanded."""
-    return Path(text).expanduser()

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import logging
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..devices import Placement
 from ..engine import DECODERS, HalloLive
 from ..errors import Cancelled, HalloLiveError, RequestError
+from ..functional.request import check_request
 from ..media.mp4 import Mp4Writer
 from ..prompts import file_stem
 from ..types import Request
@@ -25,7 +26,7 @@ from .report import ProgressBar, Stopwatch, table
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
-logger = logging.getLogger(__name__)
+Argument = TypeVar("Argument")
 
 PROMPT_COLUMN = "text_prompt"
 EXIT_FAILED = 1
@@ -76,29 +77,37 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make every clip that was asked for; a failed one does not stop the others."""
+    """Make every clip that was asked for; a bad prompt or a failed clip does not stop the others."""
     requests = _requests(options)
     placement = Placement.on(
         options.device, decoder=options.decode_device, text_encoder=options.text_device
     )
+    possible = [request for request in requests if _passes(check_request, request)]
+    if not possible:
+        return EXIT_FAILED
     engine = HalloLive.load(
         options.models, placement=placement, decoder=options.decoder, ema=not options.raw_weights
     )
-    failed = 0
+    made = 0
     with _stop_on_signal() as stop:
-        for number, request in enumerate(requests, 1):
-            target = _target(options.output, request)
+        for number, request in enumerate(possible, 1):
+            clip = Clip(request, _target(options.output, request), f"{number}/{len(possible)}")
             try:
-                engine.check(request)
-                _make(engine, request, target, stop, title=f"{number}/{len(requests)}")
+                made += _passes(partial(_make, engine, clip), stop)
             except Cancelled:
                 return EXIT_INTERRUPTED
-            except HalloLiveError as error:
-                failed += 1
-                sys.stderr.write(f"error: {target.name}: {error}\n")
     if len(requests) > 1:
-        sys.stdout.write(f"{len(requests) - failed} of {len(requests)} clips made\n")
-    return EXIT_FAILED if failed else 0
+        sys.stdout.write(f"{made} of {len(requests)} clips made\n")
+    return 0 if made == len(requests) else EXIT_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clip to make, the file it goes to, and its place in the list."""
+
+    request: Request
+    target: Path
+    title: str
 
 
 class StopFlag:
@@ -112,14 +121,27 @@ class StopFlag:
         return self.raised
 
 
-def _make(engine: HalloLive, request: Request, target: Path, stop: StopFlag, *, title: str) -> None:
+def _passes(action: Callable[[Argument], object], argument: Argument) -> bool:
+    """Whether an action goes well; if not, the user is told why."""
+    try:
+        action(argument)
+    except Cancelled:
+        raise
+    except HalloLiveError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return False
+    return True
+
+
+def _make(engine: HalloLive, clip: Clip, stop: StopFlag) -> None:
+    request, target = clip.request, clip.target
     watch = Stopwatch(engine.clock)
     metadata = {"title": request.prompt, "comment": f"Hallo-Live {_settings(request)}"}
     text = engine.encode(request.prompt)
     watch.text_done()
     with (
         Mp4Writer(target, clock=engine.clock, metadata=metadata) as writer,
-        ProgressBar(title, watch) as progress,
+        ProgressBar(clip.title, watch) as progress,
     ):
         chunks = engine.stream(request, text=text, on_progress=progress, should_stop=stop)
         try:

@@ -99,13 +99,14 @@ class ProgressBar:
         """Show where the run stands."""
         if self._bar is None:
             self._bar = tqdm(total=progress.total, desc=self._title, unit="step", leave=False)
-        self._bar.update(progress.done - self._bar.n)
         first = self._watch.first_frame_seconds
         self._bar.set_postfix_str(
             f"block {progress.block + 1}/{progress.num_blocks}"
             f", {self._watch.real_time_factor:.2f} x real time"
-            + (f", first frame {first:.2f} s" if first is not None else "")
+            + (f", first frame {first:.2f} s" if first is not None else ""),
+            refresh=False,
         )
+        self._bar.update(progress.done - self._bar.n)
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
