@@ -32,6 +32,9 @@ class Golden:
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
         stored = load_file(self.path.with_suffix(".safetensors"))
+        if shared := self.meta.get("weights_of"):  # only in the committed subset, to keep it small
+            other = load_file(self.path.with_name(f"{shared}.safetensors"))
+            stored |= {k: v for k, v in other.items() if k.startswith("sd.")}
         return {k: v.double() if v.is_floating_point() else v for k, v in stored.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
