@@ -10,9 +10,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..devices import Placement
 from ..engine import DECODERS, HalloLive
@@ -25,8 +24,6 @@ from .report import ProgressBar, Stopwatch, table
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
-
-Argument = TypeVar("Argument")
 
 PROMPT_COLUMN = "text_prompt"
 EXIT_FAILED = 1
@@ -77,12 +74,16 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make every clip that was asked for; a bad prompt or a failed clip does not stop the others."""
+    """Make every clip that was asked for; one that fails does not stop the others."""
     requests = _requests(options)
     placement = Placement.on(
         options.device, decoder=options.decode_device, text_encoder=options.text_device
     )
-    possible = [request for request in requests if _passes(check_request, request)]
+    clips = [
+        Clip(request, _target(options.output, request), f"{number}/{len(requests)}")
+        for number, request in enumerate(requests, 1)
+    ]
+    possible = [clip for clip in clips if _succeeds(clip, lambda c: check_request(c.request))]
     if not possible:
         return EXIT_FAILED
     engine = HalloLive.load(
@@ -90,10 +91,9 @@ def run(options: argparse.Namespace) -> int:
     )
     made = 0
     with _stop_on_signal() as stop:
-        for number, request in enumerate(possible, 1):
-            clip = Clip(request, _target(options.output, request), f"{number}/{len(possible)}")
+        for clip in possible:
             try:
-                made += _passes(partial(_make, engine, clip), stop)
+                made += _succeeds(clip, lambda c: _make(engine, c, stop))
             except Cancelled:
                 return EXIT_INTERRUPTED
     if len(requests) > 1:
@@ -107,7 +107,7 @@ class Clip:
 
     request: Request
     target: Path
-    title: str
+    number: str
 
 
 class StopFlag:
@@ -121,14 +121,14 @@ class StopFlag:
         return self.raised
 
 
-def _passes(action: Callable[[Argument], object], argument: Argument) -> bool:
-    """Whether an action goes well; if not, the user is told why."""
+def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
+    """Whether an action goes well; if not, the user is told why, and of which clip."""
     try:
-        action(argument)
+        action(clip)
     except Cancelled:
         raise
     except HalloLiveError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: clip {clip.number}: {error}\n")
         return False
     return True
 
@@ -141,7 +141,7 @@ def _make(engine: HalloLive, clip: Clip, stop: StopFlag) -> None:
     watch.text_done()
     with (
         Mp4Writer(target, clock=engine.clock, metadata=metadata) as writer,
-        ProgressBar(clip.title, watch) as progress,
+        ProgressBar(clip.number, watch) as progress,
     ):
         chunks = engine.stream(request, text=text, on_progress=progress, should_stop=stop)
         try:

@@ -66,7 +66,7 @@ def test_a_list_of_prompts_goes_on_after_a_failed_one(generate, tmp_path, capsys
     assert sorted(f.name[:3] for f in tmp_path.glob("*.mp4")) == ["One", "Thr"]
     shown = capsys.readouterr()
     assert "2 of 3 clips made" in shown.out
-    assert "error: " in shown.err and "<S>" in shown.err
+    assert "error: clip 2/3: " in shown.err
 
 
 @pytest.mark.parametrize(
