@@ -165,6 +165,9 @@ def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:  # no
 
 
 def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.device) -> Any:  # noqa: ANN401
+    archive = getattr(comfy.model_management, "archive_model_dtypes", None)
+    if archive is not None:  # hosts with dynamic VRAM want to know the stored formats
+        archive(module)
     patchers = comfy.model_patcher
     kind = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
     return kind(module.eval(), load_device=device, offload_device=offload)

@@ -48,7 +48,7 @@ class RunReport:
 
 
 def write_clip(
-    stream: Generator[MediaChunk],
+    stream: Generator[MediaChunk, None, None],
     report: RunReport,
     metadata: dict[str, str],
     pictures: list[torch.Tensor] | None = None,
@@ -67,8 +67,8 @@ def write_clip(
 
 def engine_of(*, model: LoadedModel | None = None, vae: LoadedVae | None = None) -> HalloLive:
     """The core on the devices that the host chose for these models."""
-    parts = [part for part in (model and model.patcher, vae and vae.video) if part]
-    main, decoder = parts[0].load_device, parts[-1].load_device
+    patchers = [*([model.patcher] if model else []), *([vae.video] if vae else [])]
+    main, decoder = patchers[0].load_device, patchers[-1].load_device
     return HalloLive(
         transformer=model.patcher.model if model else None,
         video_decoder=vae.video.model if vae else None,

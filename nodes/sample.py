@@ -192,7 +192,7 @@ class HalloLiveSampler(io.ComfyNode):
             return io.NodeOutput(*latents_from_blocks(list(stream)))
 
 
-def _check(**wanted: float | None) -> bool | str:
+def _check(**wanted: Any) -> bool | str:  # noqa: ANN401 - fields of a request
     """True, or why these settings cannot work. Linked ones are None, and checked when they come."""
     try:
         plan_request(Request(**{k: v for k, v in wanted.items() if v is not None}))

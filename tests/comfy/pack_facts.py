@@ -34,8 +34,13 @@ def forbid_network(calls: list[str]) -> None:
     socket.getaddrinfo = refuse
 
 
+def name_of(pack: Path) -> str:
+    """The host takes the whole path for a name."""
+    return f"{pack}".replace(".", "_x_")
+
+
 def load_pack(pack: Path) -> list:
-    name = f"{pack}".replace(".", "_x_")  # the host takes the whole path for a name
+    name = name_of(pack)
     spec = importlib.util.spec_from_file_location(
         name, pack / "__init__.py", submodule_search_locations=[str(pack)]
     )
@@ -48,6 +53,21 @@ def load_pack(pack: Path) -> list:
         return await extension.get_node_list()
 
     return asyncio.run(listed())
+
+
+def latent_scale_error(pack_name: str) -> float:
+    """How far the host's idea of raw latents is from what our decoder takes them for."""
+    import torch
+
+    host = sys.modules[f"{pack_name}.nodes.host"]
+    scale = sys.modules[f"{pack_name}.hallo_live_core.models.video_vae.latents"].LatentScale.on(
+        None
+    )
+    normalised = torch.randn(1, 3, 48, 2, 2)
+    ours = scale.restore(normalised).transpose(1, 2)
+    theirs = host.raw_latents(normalised.transpose(1, 2))
+    back = host.normalised_latents(theirs).transpose(1, 2)
+    return max((ours - theirs).abs().max().item(), (back - normalised).abs().max().item())
 
 
 def error_without_models(loader) -> str:
@@ -77,6 +97,7 @@ def facts(pack: Path) -> dict:
         "seconds": seconds,
         "network_calls": calls,
         "new_modules": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
+        "latent_scale_error": latent_scale_error(name_of(pack)),
         "error_without_models": error_without_models(nodes[0]),
         "nodes": {node.define_schema().node_id: node.GET_NODE_INFO_V1() for node in nodes},
     }

@@ -46,3 +46,7 @@ def test_an_empty_models_folder_says_what_to_put_there(facts):
     assert entry == "(put hallolive_dit.pt into models/diffusion_models)"
     assert "hallolive_dit.pt" in facts["error_without_models"]
     assert "\n" not in facts["error_without_models"]
+
+
+def test_raw_latents_mean_the_same_here_and_in_the_host(facts):
+    assert facts["latent_scale_error"] < 1e-5

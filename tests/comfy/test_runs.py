@@ -10,7 +10,11 @@ from pathlib import Path
 
 import av
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from hallo_live_core import HalloLive, Placement, Request
+from hallo_live_core.models.video_vae.latents import LatentScale
 
 ROOT = Path(__file__).parents[2]
 SECONDS, SIDE = 2, 64
@@ -126,6 +130,19 @@ def test_both_samplers_make_the_same_latents_in_core_layout(server, streaming, t
     assert streamed_video.equal(video) and streamed_audio.equal(audio)
 
 
+def test_comfyui_and_the_terminal_make_the_same_latents(server, two_steps, tiny_models):
+    """Text encoder, number formats and attention are the host's here and ours there."""
+    prompt = "A (very) calm woman: <S>Hello there.<E> <AUDCAP>A clear voice.<ENDAUDCAP>"
+    engine = HalloLive.load(tiny_models, placement=Placement.on("cpu"))
+    request = Request(prompt=prompt, seconds=SECONDS, seed=42, height=SIDE, width=SIDE)
+    blocks = list(engine.sample(request))
+    video, audio = saved_latents(server, with_inputs(two_steps, TEXT, raw_prompt=prompt), 0, 1)
+    ours = LatentScale.on(None).restore(torch.cat([block.video for block in blocks], dim=1))
+    torch.testing.assert_close(video.transpose(1, 2), ours, rtol=1e-3, atol=1e-3)
+    sound = torch.cat([block.audio for block in blocks], dim=1)
+    torch.testing.assert_close(audio.transpose(1, 2), sound, rtol=1e-3, atol=1e-3)
+
+
 def test_a_seed_repeats_its_clip_and_another_does_not(server, two_steps):
     first, other = (
         saved_latents(server, with_inputs(two_steps, SAMPLER, seed=seed), 0)[0] for seed in (7, 8)
@@ -144,6 +161,47 @@ def test_a_cached_rerun_shows_the_same_clip(server, streaming):
 def test_lookahead_is_accepted(server, two_steps):
     (video,) = saved_latents(server, with_inputs(two_steps, SAMPLER, lookahead=4), 0)
     assert video.isfinite().all()
+
+
+def test_the_audio_output_lasts_as_long_as_the_picture_to_the_sample(server, streaming):
+    graph = copy.deepcopy(streaming)
+    inputs = {"audio": [SAMPLER, 1], "filename_prefix": "audio/test"}
+    graph["save"] = {"class_type": "SaveAudio", "inputs": inputs}
+    saved = server.run(graph)["save"]["audio"][0]
+    with av.open(str(server.file(saved))) as clip:
+        assert sum(frame.samples for frame in clip.decode(audio=0)) == SAMPLES
+
+
+def test_joint_latents_of_other_packs_are_decoded_too(server, two_steps):
+    graph = copy.deepcopy(two_steps)
+    inputs = {"video_latent": [SAMPLER, 0], "audio_latent": [SAMPLER, 1]}
+    graph["joint"] = {"class_type": "LTXVConcatAVLatent", "inputs": inputs}
+    graph["6"]["inputs"] = {"vae": [VAE, 0], "video_latent": ["joint", 0]}
+    outputs = server.run(graph)
+    frames, _, _ = picture_and_sound(server.file(outputs["8"]["images"][0]))
+    assert frames == FRAMES
+
+
+def test_the_light_decoder_makes_a_clip_of_the_same_size(server, streaming):
+    graph = with_inputs(streaming, VAE, video_vae="taew2_2.safetensors")
+    outputs = server.run(graph)
+    frames, samples, size = picture_and_sound(server.file(outputs[SAMPLER]["images"][0]))
+    assert (frames, samples, size) == (FRAMES, SAMPLES, (SIDE, SIDE))
+
+
+@pytest.mark.parametrize("weight_dtype", ["bf16", "fp8_e4m3fn", "fp8_e5m2"])
+def test_smaller_weights_stay_close_to_the_full_ones(server, two_steps, weight_dtype):
+    (full,) = saved_latents(server, two_steps, 0)
+    (small,) = saved_latents(server, with_inputs(two_steps, MODEL, weight_dtype=weight_dtype), 0)
+    difference = ((small - full).norm() / full.norm()).item()
+    assert difference < (0.01 if weight_dtype == "bf16" else 0.5)
+    assert weight_dtype == "bf16" or difference > 0
+
+
+def test_an_attention_kernel_that_is_not_installed_is_replaced(server, two_steps):
+    (default,) = saved_latents(server, two_steps, 0)
+    (other,) = saved_latents(server, with_inputs(two_steps, MODEL, attention="sage"), 0)
+    assert (other - default).abs().max() < 1e-2
 
 
 def test_progress_counts_up_and_every_block_sends_a_picture(server, streaming):
