@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import Cancelled, RequestError
+from ..errors import RequestError
 from ..functional.solvers import EulerSolver, UniPCSolver, euler_table, unipc_table
 from ..models.dit import DualStreamDiT, TeacherPass
 from ..state.session import Text
-from ..types import CancelCheck, TextContext
+from ..types import TextContext
 
 SNAP_PIXELS = 32
 """Pixel sizes are multiples of this: 16 pixels per latent, two latents per patch."""
@@ -69,22 +69,14 @@ def teacher_states(
     audio_noise: Tensor,
     guidance: Guidance,
     settings: TeacherSettings,
-    *,
-    should_stop: CancelCheck | None = None,
 ) -> Iterator[TeacherState]:
-    """Yield the latents before every step, and the finished ones last.
-
-    Raises:
-        Cancelled: `should_stop` said so, between two steps.
-    """
+    """Yield the latents before every step, and the finished ones last."""
     table = _TABLES[settings.solver](settings.num_steps, settings.shift)
     solve_video, solve_audio = (_SOLVERS[settings.solver](table) for _ in range(2))
     positive, negative = _embed(model, guidance)
     state = TeacherState(0, _start_with(guidance.first_frame, video_noise), audio_noise)
     for step, timestep in enumerate(table.timesteps):
         yield state
-        if should_stop is not None and should_stop():
-            raise Cancelled
         video_flow, audio_flow = guided_flow(
             model, state, timestep, (positive, negative), settings, guidance.first_frame is not None
         )
@@ -103,13 +95,9 @@ def sample_teacher(
     audio_noise: Tensor,
     guidance: Guidance,
     settings: TeacherSettings,
-    *,
-    should_stop: CancelCheck | None = None,
 ) -> TeacherState:
     """Only the finished latents; see `teacher_states`."""
-    states = teacher_states(
-        model, video_noise, audio_noise, guidance, settings, should_stop=should_stop
-    )
+    states = teacher_states(model, video_noise, audio_noise, guidance, settings)
     return deque(states, maxlen=1).pop()
 
 

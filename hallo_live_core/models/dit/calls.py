@@ -13,7 +13,7 @@ from ...functional.blocks import ClipPlan
 from ...functional.masks import BlockCausal
 from ...functional.rope import RotaryTables
 from ...state.session import Text, TextCache, TimeRows, TimeRuns, TimeTable
-from .checks import check_layer, check_runs, check_text, check_timesteps
+from .checks import check_layer, check_runs, check_session, check_text, check_timesteps
 from .modality import Modality
 from .passes import CachedPass, MaskedPass, TeacherPass
 from .stream import StreamInput
@@ -59,7 +59,9 @@ def past(attention: Attention, how: CachedPass, layer: int) -> tuple[Cached, Cac
 
 
 def _cached(model: DualStreamDiT, video: Tensor, audio: Tensor, how: CachedPass) -> Call:
-    state, text = how.state, _embed(model, how.state.text, video)
+    state = how.state
+    check_session(model.config, state.rotary.tokens_per_latent, video)
+    text = _embed(model, state.text, video)
     now = Everything(model.attention, window=state.window)
 
     def views(layer: int) -> Views:

@@ -41,6 +41,21 @@ def check_text(text: Text, video: Tensor) -> None:
     _check_pair("The audio prompt", text.audio, video)
 
 
+def check_session(config: TransformerConfig, tokens_per_latent: int, video: Tensor) -> None:
+    """Video latents must be as large as those that the session was opened for.
+
+    Raises:
+        ShapeError: they are not.
+    """
+    _, rows, columns = config.video.patch
+    tokens = (video.shape[3] // rows) * (video.shape[4] // columns)
+    if tokens != tokens_per_latent:
+        raise ShapeError(
+            "The session was opened for video latents of another size",
+            found=f"{tokens} tokens per latent instead of {tokens_per_latent}",
+        )
+
+
 def check_timesteps(timesteps: Tensor, latents: Tensor, axes: int) -> None:
     """Timesteps must match the first `axes` axes of the latents: [b] or [b, latents].
 

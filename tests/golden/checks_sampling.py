@@ -1,0 +1,166 @@
+"""Checks of whole clips: the student's stream and the teacher's loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hallo_live_core.functional.blocks import Block
+from hallo_live_core.functional.schedule import (
+    clean_from_flow,
+)
+from hallo_live_core.models.dit import (
+    CachedPass,
+)
+from hallo_live_core.sampling.denoiser import Clean, Denoiser
+from hallo_live_core.sampling.sampler import stream_blocks
+from hallo_live_core.sampling.teacher import (
+    Guidance,
+    TeacherSettings,
+    TeacherState,
+    teacher_states,
+)
+from hallo_live_core.types import TextContext
+
+from .core_models import load, schedule_of, session_of
+from .harness import Golden, assert_rel_l2
+
+
+class RecordedNoise:
+    """The noises that the reference drew."""
+
+    def __init__(self, golden: Golden, lookahead: int) -> None:
+        self.golden, self.prefix = golden, f"in.L{lookahead}"
+
+    def initial_video(self, block: Block) -> Tensor:
+        return self.golden[f"{self.prefix}.video_noise"][:, block.first_video : block.end_video]
+
+    def initial_audio(self, block: Block) -> Tensor:
+        return self.golden[f"{self.prefix}.audio_noise"][:, block.first_audio : block.end_audio]
+
+    def fresh(self, block: Block, step: int) -> tuple[Tensor, Tensor]:
+        name = f"{self.prefix}.block{block.index}.renoise{step}"
+        return self.golden[f"{name}.video"], self.golden[f"{name}.audio"]
+
+
+class CheckingDenoiser(Denoiser):
+    """Compares the input and the clean estimate of every call with the reference."""
+
+    golden: Golden
+    prefix: str
+    step = 0
+
+    def clean(self, block: Block, video: Tensor, window: Tensor, timestep: float) -> Clean:
+        name = f"{self.prefix}.block{block.index}.step{self.step}"
+        full = torch.cat([self.state.audio_history[:, : block.first_audio], window], dim=1)
+        self.compare("mid", f"{name}.input_video", video)
+        self.compare("mid", f"{name}.input_audio", full)
+        clean = super().clean(block, video, window, timestep)
+        self.compare("out", f"{name}.video_x0", clean.video)
+        self.compare("out", f"{name}.audio_x0", clean.audio)
+        self.step += 1
+        return clean
+
+    def settle(self, block: Block, clean: Clean) -> None:
+        self.context(block, clean)
+        super().settle(block, clean)
+
+    def context(self, block: Block, clean: Clean) -> None:
+        """The context pass in full, with the outputs that we discard."""
+        name, self.step = f"{self.prefix}.block{block.index}.context", 0
+        self.compare("mid", f"{name}.input_video", clean.video)
+        self.compare("mid", f"{name}.input_audio", clean.audio)
+        context = self.schedule.context
+        runs = (((context, block.num_video),), ((context, clean.audio.shape[1]),))
+        flows = self.model(
+            clean.video, clean.audio, CachedPass(self.state, block.first_video, *runs)
+        )
+        sigma = self.schedule.sigma(context)
+        self.compare("out", f"{name}.video_x0", clean_from_flow(clean.video, flows[0], sigma))
+        self.compare("out", f"{name}.audio_x0", clean_from_flow(clean.audio, flows[1], sigma))
+
+    def compare(self, kind: str, name: str, found: Tensor) -> None:
+        if f"{kind}.{name}" in self.golden:
+            assert_rel_l2(found, self.golden[f"{kind}.{name}"], f"{kind}.{name}")
+
+
+def check_rollout(golden: Golden) -> None:
+    model = load(golden)
+    for lookahead in golden.meta["lookaheads"]:
+        text = TextContext.shared(golden[f"in.L{lookahead}.context"])
+        state = session_of(golden, model, text, lookahead)
+        denoiser = CheckingDenoiser(model, state, schedule_of(golden))
+        denoiser.golden, denoiser.prefix = golden, f"L{lookahead}"
+        steps = denoiser.schedule.steps
+        for found, stated in zip(steps, golden.meta["warped_timesteps"], strict=True):
+            assert abs(found - stated) <= 1e-6 * stated
+        videos, audios = [], []
+        for latents in stream_blocks(denoiser, RecordedNoise(golden, lookahead)):
+            videos.append(latents.video)
+            audios.append(latents.audio)
+            assert latents.audio_ahead.shape[1] == lookahead
+        for stream, parts in (("video", videos), ("audio", audios)):
+            name = f"out.L{lookahead}.{stream}_latents"
+            assert_rel_l2(torch.cat(parts, dim=1), golden[name], name)
+        check_last_context(golden, denoiser, videos[-1], lookahead)
+
+
+def check_last_context(
+    golden: Golden, denoiser: CheckingDenoiser, video: Tensor, lookahead: int
+) -> None:
+    """The reference also runs a context pass after the last block; we leave it out."""
+    last = denoiser.state.plan.blocks[-1]
+    name = f"L{lookahead}.block{last.index}"
+    audio = golden[f"out.{name}.step{len(denoiser.schedule.steps) - 1}.audio_x0"]
+    denoiser.context(last, Clean(video, audio))
+
+
+def check_teacher_sampling(golden: Golden) -> None:
+    model, meta = load(golden), golden.meta
+    guidance = Guidance(
+        TextContext.shared(golden["in.pos_context"][None]),
+        TextContext(golden["in.video_neg_context"][None], golden["in.audio_neg_context"][None]),
+    )
+    first_frame = rearrange(golden["in.first_frame_latent"], "c f h w -> 1 f c h w")
+    for name, solver, given in (
+        ("euler", "euler", guidance),
+        ("unipc", "unipc", guidance),
+        ("euler_i2v", "euler", replace(guidance, first_frame=first_frame)),
+    ):
+        if f"out.{name}.video" not in golden:
+            continue
+        settings = TeacherSettings(
+            num_steps=meta["steps"],
+            solver=solver,
+            shift=meta["timestep_shift"],
+            video_guidance=meta["video_guidance"],
+            audio_guidance=meta["audio_guidance"],
+            skip_layer=meta["slg_layer"],
+        )
+        noise = rearrange(golden["in.video_noise"], "c f h w -> 1 f c h w")
+        states = teacher_states(model, noise, golden["in.audio_noise"][None], given, settings)
+        check_trajectory(golden, name, list(states))
+
+
+def check_trajectory(golden: Golden, name: str, states: list[TeacherState]) -> None:
+    videos = [rearrange(s.video[0], "f c h w -> c f h w") for s in states]
+    audios = [s.audio[0] for s in states]
+    assert_rel_l2(videos[-1], golden[f"out.{name}.video"], f"{name} video")
+    assert_rel_l2(audios[-1], golden[f"out.{name}.audio"], f"{name} audio")
+    for stream, found in (("video", videos), ("audio", audios)):
+        stated = golden[f"out.{name}.traj_{stream}"]
+        assert_rel_l2(torch.stack(found), stated, f"{name} {stream} trajectory")
+        guided = f"mid.{name}.guided_{stream}"
+        if guided in golden and name == "euler":
+            sigmas = golden[f"mid.{name}.sigmas"]
+            steps = sigmas.diff().reshape(-1, *(1,) * (stated.ndim - 1))
+            assert_rel_l2(torch.stack(found).diff(dim=0) / steps, golden[guided], guided, tol=1e-5)
+
+
+CHECKS = {
+    "rollout": check_rollout,
+    "teacher_sampling": check_teacher_sampling,
+}

@@ -1,0 +1,83 @@
+"""Networks, schedules and sessions of golden files of the area `core`."""
+
+from __future__ import annotations
+
+import torch
+
+from hallo_live_core.config import BlockSizes, ScheduleConfig, TransformerConfig
+from hallo_live_core.functional.blocks import ClipPlan
+from hallo_live_core.functional.schedule import (
+    NoiseSchedule,
+)
+from hallo_live_core.models.dit import (
+    DualStreamDiT,
+)
+from hallo_live_core.models.dit.weights import config_from_state_dict, to_module
+from hallo_live_core.sampling.denoiser import open_session
+from hallo_live_core.state.session import SessionShape, SessionState
+from hallo_live_core.types import TextContext
+
+from .harness import Golden
+
+
+def load(golden: Golden) -> DualStreamDiT:
+    """The network of a golden file, in float64."""
+    weights = golden.group("sd")
+    video, audio = golden.meta["video_config"], golden.meta["audio_config"]
+    config = config_from_state_dict(
+        weights, num_heads=(video["num_heads"], audio["num_heads"]), text_len=video["text_len"]
+    )
+    assert_same_sizes(config, golden)
+    model = DualStreamDiT(config, device="meta")
+    model.load_state_dict(to_module(weights), assign=True)
+    return model.requires_grad_(False)
+
+
+def assert_same_sizes(config: TransformerConfig, golden: Golden) -> None:
+    """What the weights say is what the file says."""
+    for stream, stated in (
+        (config.video, golden.meta["video_config"]),
+        (config.audio, golden.meta["audio_config"]),
+    ):
+        found = (stream.dim, stream.ffn_dim, stream.freq_dim, stream.in_channels, stream.text_dim)
+        assert found == tuple(
+            stated[k] for k in ("dim", "ffn_dim", "freq_dim", "in_dim", "text_dim")
+        )
+        assert list(stream.patch) == stated["patch_size"] and stream.eps == stated["eps"]
+        assert config.num_layers == stated["num_layers"]
+    assert config.audio_rope_scale == golden.meta["audio_config"]["temporal_rope_scaling_factor"]
+
+
+def schedule_of(golden: Golden) -> NoiseSchedule:
+    steps = tuple(golden.meta.get("denoising_step_list", ScheduleConfig().steps))
+    return NoiseSchedule(
+        ScheduleConfig(
+            shift=golden.meta["timestep_shift"],
+            num_train_timesteps=golden.meta["num_train_timesteps"],
+            steps=steps,
+            context_timestep=golden.meta.get("context_noise", 0),
+        )
+    )
+
+
+def sizes_of(golden: Golden, lookahead: int) -> BlockSizes:
+    layout = golden.meta["layout"]
+    return BlockSizes(
+        layout["video_frames_per_block"], layout["audio_latents_per_block"], lookahead
+    )
+
+
+def text_of(golden: Golden) -> TextContext:
+    return TextContext(golden["in.video_context"], golden["in.audio_context"])
+
+
+def session_of(
+    golden: Golden, model: DualStreamDiT, text: TextContext, lookahead: int, **options
+) -> SessionState:
+    layout = golden.meta["layout"]
+    plan = ClipPlan.of(layout["video_frames"], layout["audio_latents"], sizes_of(golden, lookahead))
+    shape = SessionShape(
+        plan, layout["latent_height"], layout["latent_width"], batch=text.video.shape[0]
+    )
+    schedule = schedule_of(golden)
+    return open_session(model, text, shape, schedule, dtype=torch.float64, **options)
