@@ -130,9 +130,17 @@ def test_both_samplers_make_the_same_latents_in_core_layout(server, streaming, t
     assert streamed_video.equal(video) and streamed_audio.equal(audio)
 
 
-def test_comfyui_and_the_terminal_make_the_same_latents(server, two_steps, tiny_models):
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "A (very) calm woman: <S>Hello there.<E> <AUDCAP>A clear voice.<ENDAUDCAP>",
+        "  “Curly” &lt;S&gt;quotes&lt;E&gt; and\n\nline breaks ",
+        "more words than the model reads " * 100,
+    ],
+    ids=["brackets", "untidy", "too long"],
+)
+def test_comfyui_and_the_terminal_make_the_same_latents(server, two_steps, tiny_models, prompt):
     """Text encoder, number formats and attention are the host's here and ours there."""
-    prompt = "A (very) calm woman: <S>Hello there.<E> <AUDCAP>A clear voice.<ENDAUDCAP>"
     engine = HalloLive.load(tiny_models, placement=Placement.on("cpu"))
     request = Request(prompt=prompt, seconds=SECONDS, seed=42, height=SIDE, width=SIDE)
     blocks = list(engine.sample(request))
