@@ -107,7 +107,7 @@ def _rename_all(
         raise CheckpointError(
             "These weights are not a dual-stream transformer",
             found=f"{len(unknown)} unknown names such as {unknown[0]}",
-            fix="choose the transformer file, for example hallo-live_5B_bf16.safetensors",
+            fix="choose the transformer file, for example hallolive_dit.pt",
         )
     return {new: weights[name] for name, new in renamed.items() if new is not None}
 
