@@ -46,12 +46,14 @@ class HalloLiveTextEncode(io.ComfyNode):
                 io.String.Input(
                     "scene",
                     multiline=True,
+                    placeholder="scene: who is seen, where, how they move",
                     default="A woman in a green sweater looks into the camera in a bright kitchen.",
                     tooltip="Who is seen, where, how they move: plain text, one or two sentences.",
                 ),
                 io.String.Input(
                     "speech",
                     multiline=True,
+                    placeholder="speech: what is said, one line per utterance",
                     default="Hello! Everything you see and hear is being made right now.",
                     tooltip=(
                         "What is said, one line per utterance, about 2.7 words per second of clip. "
@@ -61,12 +63,14 @@ class HalloLiveTextEncode(io.ComfyNode):
                 io.String.Input(
                     "voice",
                     multiline=True,
+                    placeholder="voice: how it sounds",
                     default="A warm, clear female voice, close to the microphone",
                     tooltip="How the voice sounds: gender, age, mood, distance.",
                 ),
                 io.String.Input(
                     "ambience",
                     multiline=True,
+                    placeholder="ambience: what else is heard",
                     default="quiet room",
                     tooltip="What else is heard: room, street, music. A few words.",
                 ),
@@ -81,6 +85,7 @@ class HalloLiveTextEncode(io.ComfyNode):
                 io.String.Input(
                     "raw_prompt",
                     multiline=True,
+                    placeholder="or a finished prompt: ... <S>...<E> <AUDCAP>...<ENDAUDCAP>",
                     optional=True,
                     default="",
                     tooltip=(

@@ -155,20 +155,20 @@ def two_steps() -> Workflow:
     )
     decode = Node(
         "HalloLiveDecode",
-        (900, 380),
-        (400, 110),
+        (1350, 0),
+        (320, 110),
         {"vae": vae[0], "video_latent": sampler[0], "audio_latent": sampler[1]},
     )
     create = Node(
         "CreateVideo",
-        (1350, 380),
-        (300, 100),
+        (1350, 170),
+        (320, 100),
         {"images": decode[0], "audio": decode[1], "fps": 24.0},
     )
     save = Node(
         "SaveVideo",
-        (1350, 0),
-        (420, 320),
+        (1720, 0),
+        (420, 420),
         {"video": create[0], "filename_prefix": "video/hallo-live"},
     )
     what = (
