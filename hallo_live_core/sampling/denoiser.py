@@ -30,7 +30,7 @@ class Clean(NamedTuple):
 class Denoiser:
     """Runs the student on one session (spec 02 §3).
 
-    gradient: let `clean` build a graph; the session must then have been opened for it.
+    gradient: the last step of every block builds a graph; the session must have been opened so.
     """
 
     def __init__(
@@ -43,8 +43,16 @@ class Denoiser:
     ) -> None:
         self.model, self.state, self.schedule, self.gradient = model, state, schedule, gradient
 
-    def clean(self, block: Block, video: Tensor, window: Tensor, timestep: float) -> Clean:
-        """Predict the clean block.
+    def clean(
+        self,
+        block: Block,
+        video: Tensor,
+        window: Tensor,
+        timestep: float,
+        *,
+        gradient: bool = False,
+    ) -> Clean:
+        """Predict the clean block; with `gradient`, build a graph.
 
         video: noisy [b, f, c, h, w]; window: noisy audio of block and look-ahead [b, window, c];
         both at `timestep`. The history of the sound is at the context timestep.
@@ -52,10 +60,10 @@ class Denoiser:
         past, context = block.first_audio, self.schedule.context
         audio = torch.cat([self.state.audio_history[:, :past], window], dim=1)
         times = ((context, past), (timestep, block.window))
-        with torch.set_grad_enabled(self.gradient):
-            video_flow, audio_flow = self.model(
-                video, audio, self._call(block, ((timestep, block.num_video),), times)
-            )
+        video_times = ((timestep, block.num_video),)
+        with torch.set_grad_enabled(gradient):
+            call = self._call(block, video_times, times, gradient=gradient)
+            video_flow, audio_flow = self.model(video, audio, call)
             sigma = self.schedule.sigma(timestep)
             history = clean_from_flow(
                 audio[:, :past], audio_flow[:, :past], self.schedule.sigma(context)
@@ -84,15 +92,21 @@ class Denoiser:
             self._call(block, ((context, block.num_video),), ((context, clean.audio.shape[1]),)),
         )
 
-    def _call(self, block: Block, video_times: TimeRuns, audio_times: TimeRuns) -> CachedPass:
-        if not self.gradient:
-            return CachedPass(self.state, block.first_video, video_times, audio_times)
-        like = self.state.audio_history
+    def _call(
+        self,
+        block: Block,
+        video_times: TimeRuns,
+        audio_times: TimeRuns,
+        *,
+        gradient: bool = False,
+    ) -> CachedPass:
+        """With `gradient`, timesteps are embedded anew, so that their network learns too."""
+        state, first = self.state, block.first_video
+        if not gradient:
+            return CachedPass(state, first, video_times, audio_times)
+        like = state.audio_history
         return CachedPass(
-            self.state,
-            block.first_video,
-            _as_tensor(video_times, like),
-            _as_tensor(audio_times, like),
+            state, first, _as_tensor(video_times, like), _as_tensor(audio_times, like)
         )
 
 

@@ -55,8 +55,9 @@ def denoise_block(
 ) -> Generator[PassDone, None, Clean]:
     """From noise to clean latents of one block; between steps fresh noise is added.
 
-    last_step: stop after this step, for training; by default all steps are made. Yields after
-    every network call and returns the clean block (`clean = yield from denoise_block(...)`).
+    last_step: stop after this step, for training; by default all steps are made. Only the last may
+    build a graph. Yields after every network call and returns the clean block:
+    `clean = yield from denoise_block(...)`.
     """
     schedule, steps = denoiser.schedule, denoiser.schedule.steps
     last = len(steps) - 1 if last_step is None else last_step
@@ -68,6 +69,6 @@ def denoise_block(
         fresh_video, fresh_audio = noise.fresh(block, step)
         video = add_noise(clean.video, fresh_video, sigma)
         audio = add_noise(clean.audio[:, block.first_audio :], fresh_audio, sigma)
-    clean = denoiser.clean(block, video, audio, steps[last])
+    clean = denoiser.clean(block, video, audio, steps[last], gradient=denoiser.gradient)
     yield PassDone(block.index)
     return clean

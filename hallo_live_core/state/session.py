@@ -57,13 +57,10 @@ class TimeRows:
     embedding: Tensor
     projection: Tensor
 
-    def spread(self, rows: Iterable[tuple[int, int]]) -> TimeRows:
-        """Row r for n latents, for every (r, n); a single pair stays one row."""
+    def pick(self, rows: Iterable[tuple[int, int]]) -> TimeRows:
+        """Row r for n latents, for every (r, n): a row per latent."""
         pairs = list(rows)
-        if len(pairs) == 1:
-            row = pairs[0][0]
-            return TimeRows(self.embedding[:, row : row + 1], self.projection[:, row : row + 1])
-        return TimeRows(_spread(self.embedding, pairs), _spread(self.projection, pairs))
+        return TimeRows(_repeat(self.embedding, pairs), _repeat(self.projection, pairs))
 
     @property
     def nbytes(self) -> int:
@@ -79,19 +76,29 @@ class TimeTable:
     rows: TimeRows
 
     def spread(self, runs: TimeRuns) -> TimeRows:
-        """Rows of consecutive latents.
+        """A row per latent.
 
         Raises:
             ShapeError: a timestep that was not announced.
         """
-        unknown = [t for t, _ in runs if t not in self.timesteps]
-        if unknown:
+        return self.rows.pick((self._row(t), count) for t, count in runs)
+
+    def compact(self, runs: TimeRuns) -> TimeRows:
+        """One row where all latents share a timestep, else a row per latent.
+
+        Raises:
+            ShapeError: a timestep that was not announced.
+        """
+        return self.rows.pick([(self._row(runs[0][0]), 1)]) if len(runs) == 1 else self.spread(runs)
+
+    def _row(self, timestep: float) -> int:
+        if timestep not in self.timesteps:
             raise ShapeError(
                 "A timestep was not announced when the session was opened",
-                found=unknown[0],
+                found=timestep,
                 fix=f"use one of {self.timesteps}",
             )
-        return self.rows.spread((self.timesteps.index(t), count) for t, count in runs if count)
+        return self.timesteps.index(timestep)
 
 
 @dataclass(slots=True)
@@ -173,7 +180,7 @@ def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.
     return values * dtype.itemsize + rotary * (tokens + shape.plan.audio_horizon)
 
 
-def _spread(table: Tensor, rows: list[tuple[int, int]]) -> Tensor:
+def _repeat(table: Tensor, rows: list[tuple[int, int]]) -> Tensor:
     trailing = (-1,) * (table.ndim - 2)
     parts = [table[:, r : r + 1].expand(-1, count, *trailing) for r, count in rows]
     return torch.cat(parts, dim=1)

@@ -14,6 +14,7 @@ from hallo_live_core.models.dit import (
     DualStreamDiT,
     MaskedPass,
     TeacherPass,
+    sdpa,
     stack_ragged,
     unstack_ragged,
 )
@@ -91,8 +92,11 @@ def check_middle(golden: Golden, seen: dict[str, Tensor]) -> None:
 def check_cached_forward(golden: Golden) -> None:
     model, text, lookahead = load(golden), text_of(golden), golden.meta["lookahead"]
     state = session_of(golden, model, text, lookahead)
+    attended = record_attention(model)
     run_calls(golden, model, state, "out")
     check_caches(golden, state)
+    check_audio_keys(golden, attended[-ATTENTIONS_PER_LAYER * len(model.blocks) :])
+    model.attention = sdpa
     if "out.win.call0.video_flow" in golden:
         window = golden.meta["window_tokens"]
         run_calls(
@@ -135,14 +139,42 @@ def count_calls(golden: Golden) -> int:
 
 
 def check_caches(golden: Golden, state: SessionState) -> None:
-    """Video caches; the audio caches of the reference are scratch that we do not have."""
     for kind, cache in (("video_self", state.video_self), ("video_cross", state.video_cross)):
-        for layer in range(state.video_self.keys.shape[0]):
-            name = f"cache.layer{layer}.{kind}"
-            if f"{name}.k" in golden:
-                filled = golden[f"{name}.k"].shape[1]
-                assert_rel_l2(cache.keys[layer][:, :filled], golden[f"{name}.k"], f"{name}.k")
-                assert_rel_l2(cache.values[layer][:, :filled], golden[f"{name}.v"], f"{name}.v")
+        for layer in range(cache.keys.shape[0]):
+            check_keys(golden, f"cache.layer{layer}.{kind}", cache.keys[layer], cache.values[layer])
+
+
+def check_keys(golden: Golden, name: str, keys: Tensor, values: Tensor) -> None:
+    """keys, values: [b, l, n, d]; compared as far as the file goes."""
+    if f"{name}.k" in golden:
+        filled = golden[f"{name}.k"].shape[1]
+        assert_rel_l2(keys[:, :filled], golden[f"{name}.k"], f"{name}.k")
+        assert_rel_l2(values[:, :filled], golden[f"{name}.v"], f"{name}.v")
+
+
+ATTENTIONS_PER_LAYER = 6
+AUDIO_SELF, VIDEO_TO_AUDIO = 1, 2
+"""Their places in the order in which a layer attends."""
+
+
+def record_attention(model: DualStreamDiT) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [b, l, n, d] of every attention from now on."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def record(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        seen.append((k.transpose(1, 2), v.transpose(1, 2)))
+        return sdpa(q, k, v, mask)
+
+    model.attention = record
+    return seen
+
+
+def check_audio_keys(golden: Golden, attended: list[tuple[Tensor, Tensor]]) -> None:
+    """The audio caches of the reference hold what the last call attended to; we keep none."""
+    for layer in range(len(attended) // ATTENTIONS_PER_LAYER):
+        for kind, place in (("audio_self", AUDIO_SELF), ("audio_cross", VIDEO_TO_AUDIO)):
+            keys, values = attended[layer * ATTENTIONS_PER_LAYER + place]
+            check_keys(golden, f"cache.layer{layer}.{kind}", keys, values)
 
 
 def check_teacher_forward(golden: Golden) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -106,8 +107,8 @@ def check_primitives(golden: Golden) -> None:
 def check_rope(golden: Golden) -> None:
     head_dim, scale = golden.meta["head_dim"], golden.meta["audio_rope_scale"]
     video, audio = golden["in.rope.video"], golden["in.rope.audio"]
-    height, width = 3, 4
-    frames = video.shape[1] // (height * width)
+    stated = golden.meta["tensors"]["in.rope.video"]["what"]  # "... grid (F,H,W)=(2, 3, 4)"
+    frames, height, width = map(int, re.findall(r"\d+", stated.split("=")[1]))
     for name in [n for n in golden.tensors if ".start" in n]:
         start = int(name.rsplit("start", 1)[1])
         if name.startswith("out.rope.video"):

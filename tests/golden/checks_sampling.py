@@ -53,12 +53,14 @@ class CheckingDenoiser(Denoiser):
     prefix: str
     step = 0
 
-    def clean(self, block: Block, video: Tensor, window: Tensor, timestep: float) -> Clean:
+    def clean(
+        self, block: Block, video: Tensor, window: Tensor, timestep: float, **options
+    ) -> Clean:
         name = f"{self.prefix}.block{block.index}.step{self.step}"
         full = torch.cat([self.state.audio_history[:, : block.first_audio], window], dim=1)
         self.compare("mid", f"{name}.input_video", video)
         self.compare("mid", f"{name}.input_audio", full)
-        clean = super().clean(block, video, window, timestep)
+        clean = super().clean(block, video, window, timestep, **options)
         self.compare("out", f"{name}.video_x0", clean.video)
         self.compare("out", f"{name}.audio_x0", clean.audio)
         self.step += 1

@@ -77,23 +77,26 @@ def time_table():
     return TimeTable((0.0, 1000.0), rows)
 
 
-def test_one_timestep_for_all_latents_is_one_row():
-    rows = time_table().spread(((1000.0, 30),))
+def test_one_timestep_for_the_whole_picture_is_one_row():
+    rows = time_table().compact(((1000.0, 30),))
     assert torch.equal(rows.embedding, time_table().rows.embedding[:, 1:])
     assert rows.projection.shape == (1, 1, 6, 3)
 
 
-def test_history_and_window_get_a_row_per_latent():
+@pytest.mark.parametrize("kind", ["spread", "compact"])
+def test_history_and_window_get_a_row_per_latent(kind):
     table = time_table()
-    rows = table.spread(((0.0, 2), (1000.0, 1)))
+    rows = getattr(table, kind)(((0.0, 2), (1000.0, 1)))
     assert torch.equal(rows.embedding, table.rows.embedding[:, [0, 0, 1]])
     assert torch.equal(rows.projection, table.rows.projection[:, [0, 0, 1]])
 
 
 def test_an_empty_run_counts_for_nothing():
-    assert time_table().spread(((0.0, 0), (1000.0, 3))).embedding.shape == (1, 1, 3)
+    assert time_table().spread(((0.0, 0), (1000.0, 3))).embedding.shape == (1, 3, 3)
 
 
 def test_a_timestep_that_was_not_announced_is_refused():
     with pytest.raises(ShapeError, match="announced"):
         time_table().spread(((500.0, 3),))
+    with pytest.raises(ShapeError, match="announced"):
+        time_table().compact(((500.0, 3),))

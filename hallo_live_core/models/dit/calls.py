@@ -12,7 +12,7 @@ from torch import Tensor
 from ...functional.blocks import ClipPlan
 from ...functional.masks import BlockCausal
 from ...functional.rope import RotaryTables
-from ...state.session import Text, TextCache, TimeRows, TimeRuns, TimeTable
+from ...state.session import Text, TextCache, TimeRows, TimeRuns
 from .checks import check_layer, check_runs, check_session, check_text, check_timesteps
 from .modality import Modality
 from .passes import CachedPass, MaskedPass, TeacherPass
@@ -70,13 +70,13 @@ def _cached(model: DualStreamDiT, video: Tensor, audio: Tensor, how: CachedPass)
 
     return Call(
         StreamInput(
-            _times(model.video, state.video_times, how.video_times, video),
+            _times(model.video, how.video_times, video, state.video_times.compact),
             state.rotary.video_rows(how.first_video, video.shape[1]),
             text.video,
             text.video_keys,
         ),
         StreamInput(
-            _times(model.audio, state.audio_times, how.audio_times, audio),
+            _times(model.audio, how.audio_times, audio, state.audio_times.spread),
             state.rotary.audio_rows(audio.shape[1]),
             text.audio,
             text.audio_keys,
@@ -146,13 +146,17 @@ def _teacher(model: DualStreamDiT, video: Tensor, audio: Tensor, how: TeacherPas
 
 
 def _times(
-    modality: Modality, table: TimeTable, given: TimeRuns | Tensor, latents: Tensor
+    modality: Modality,
+    given: TimeRuns | Tensor,
+    latents: Tensor,
+    known: Callable[[TimeRuns], TimeRows],
 ) -> TimeRows:
+    """Timesteps of a stream embedded: here, or looked up in what the session has embedded."""
     if isinstance(given, Tensor):
         check_timesteps(given, latents, axes=2)
         return modality.embed_times(given, device=latents.device, dtype=latents.dtype)
     check_runs(given, latents)
-    return table.spread(given)
+    return known(given)
 
 
 def _embed(model: DualStreamDiT, text: Text, video: Tensor) -> TextCache:

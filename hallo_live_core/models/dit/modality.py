@@ -97,7 +97,7 @@ class AudioEmbedding(nn.ModuleList):
         first, silu, gated = self
         valid = None if valid is None else valid.unsqueeze(1)
         x = silu(first(_only(rearrange(latents, "b a c -> b c a"), valid)))
-        return rearrange(gated(_only(x, valid), valid), "b d a -> b a d")
+        return rearrange(gated(_only(x, valid), valid), "b d a -> b a d").contiguous()
 
 
 class Modality(nn.Module):
@@ -178,7 +178,7 @@ class VideoModality(Modality):
     def tokens(self, latents: Tensor) -> Tensor:
         """[b, f, c, h, w] to [b, l, dim]."""
         x = self.patch_embedding(rearrange(latents, "b f c h w -> b c f h w"))
-        return rearrange(x, "b d f h w -> b (f h w) d")
+        return rearrange(x, "b d f h w -> b (f h w) d").contiguous()
 
     def flow(self, tokens: Tensor, times: TimeRows, like: Tensor) -> Tensor:
         """Tokens to flow, shaped as the latents `like`."""
