@@ -141,8 +141,12 @@ def check_norms(golden: Golden) -> None:
         "layer_affine": layer(x, shape, weight, bias, 1e-6),
     }.items():
         assert_rel_l2(found, golden[f"out.norm.{name}"], name)
-    half = norm.bfloat16()(x.bfloat16())
-    assert_max_abs(half, golden["out.norm.rms_bf16"], "rms_bf16", tol=0)
+    x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
+    for name, found in {
+        "rms_bf16": norm.bfloat16()(x),
+        "layer_affine_bf16": layer(x, shape, weight, bias, 1e-6),
+    }.items():
+        assert_max_abs(found, golden[f"out.norm.{name}"], name, tol=0)
 
 
 def check_audio_embedding(golden: Golden) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,12 +14,19 @@ from safetensors.torch import load_file
 AREAS = ("core", "vae")
 DEFAULT_ROOT = Path(__file__).parent / "data"
 
+RESULTS = ("out.", "cache.", "mask.")
+"""Names of the tensors that a check must look at, all of them."""
+
+FOR_INFORMATION = "out.wave_blockwise_"
+"""What the reference's seam-ridden block mode gives; nobody should reproduce it."""
+
 
 @dataclass(frozen=True)
 class Golden:
     """One golden file. Floating tensors come out in float64, integers as stored."""
 
     path: Path
+    used: set[str] = field(default_factory=set)
 
     @cached_property
     def meta(self) -> dict:
@@ -38,10 +45,21 @@ class Golden:
         return {k: v.double() if v.is_floating_point() else v for k, v in stored.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        self.used.add(name)
         return self.tensors[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
+
+    def overlooked(self) -> list[str]:
+        """Results that no check has looked at."""
+        return [
+            name
+            for name in self.tensors
+            if name.startswith(RESULTS)
+            and not name.startswith(FOR_INFORMATION)
+            and name not in self.used
+        ]
 
     def group(self, prefix: str) -> dict[str, torch.Tensor]:
         """All tensors below `prefix.`, without the prefix; `group("sd")` is the state dict."""

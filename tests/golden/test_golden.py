@@ -37,6 +37,8 @@ def test_golden(golden: Golden):
         return
     assert golden.kind in CHECKS, f"no check for kind {golden.kind!r}"
     CHECKS[golden.kind](golden)
+    if golden.path.with_suffix(".safetensors").exists():
+        assert not golden.overlooked()
 
 
 def test_there_are_golden_files():
