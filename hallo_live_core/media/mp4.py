@@ -8,9 +8,8 @@ picture and sound last equally long, to the sample.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,20 +18,21 @@ import torch
 from ..clock import MediaClock
 from ..errors import MediaError
 from ..types import MediaChunk
+from .encoders import (
+    AAC_FRAME,
+    picture_frame,
+    require_av,
+    set_up_picture,
+    set_up_sound,
+    sound_frame,
+)
 
 if TYPE_CHECKING:
-    from av import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
 
 VIDEO_ENCODER = {"preset": "veryfast", "crf": "18", "rc-lookahead": "10", "g": "24"}
 """x264 settings: visually lossless, a key frame a second, at most a block behind the input."""
-
-AUDIO_BIT_RATE = 96_000
-"""Bits per second; transparent for 16 kHz mono speech."""
-
-AAC_FRAME = 1024
-"""Samples in one AAC frame; also what the encoder runs ahead (priming)."""
 
 FRAGMENTED = {
     "movflags": "empty_moov+default_base_moof+delay_moov",
@@ -40,12 +40,6 @@ FRAGMENTED = {
     "flush_packets": "1",
 }
 PROGRESSIVE = {"movflags": "+faststart+use_metadata_tags"}
-
-BT709 = 1
-"""Colour matrix, primaries and transfer of HD video (ITU-T H.273 code point 1)."""
-
-LIMITED_RANGE = 1
-"""libav's AVCOL_RANGE_MPEG: luma 16..235, what players expect of H.264."""
 
 
 class Mp4Writer:
@@ -78,7 +72,7 @@ class Mp4Writer:
         self._sound: list[np.ndarray] = []
         self._frames = 0
         self._closed = False
-        self._failures = (_require_av().FFmpegError, OSError)
+        self._failures = (require_av().FFmpegError, OSError)
 
     def __enter__(self) -> Mp4Writer:
         return self
@@ -135,7 +129,7 @@ class Mp4Writer:
         list, like the encoder's priming) makes the end fall on a frame border: players and
         decoders then give exactly the samples of the picture's length.
         """
-        av = _require_av()
+        av = require_av()
         sound = self._sound_of_picture_length()
         lead = -len(sound) % AAC_FRAME
         sound = np.concatenate([np.zeros(lead, np.float32), sound])
@@ -150,7 +144,7 @@ class Mp4Writer:
             audio = _add_aac(target, rate)
             for start in range(0, len(sound), AAC_FRAME):
                 part = sound[start : start + AAC_FRAME]
-                target.mux(audio.encode(_audio_frame(part, start - lead, rate)))
+                target.mux(audio.encode(sound_frame(part, start - lead, rate)))
             target.mux(audio.encode(None))
             for packet in source.demux(picture):
                 if packet.dts is not None:
@@ -175,34 +169,27 @@ class _GrowingFile:
 
     def __init__(self, path: Path, clock: MediaClock, height: int, width: int) -> None:
         self._clock = clock
-        self._container: OutputContainer = _require_av().open(
+        self._container: OutputContainer = require_av().open(
             str(path), "w", format="mp4", options=dict(FRAGMENTED)
         )
         self._video = self._container.add_stream(
             "libx264", rate=clock.fps, options=dict(VIDEO_ENCODER)
         )
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        context = self._video.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED_RANGE
+        set_up_picture(self._video.codec_context, height, width)
         self._audio = _add_aac(self._container, clock.sample_rate)
         self._frames = 0
         self._samples = 0
 
     def add_frame(self, pixels: np.ndarray) -> None:
         """Encode one frame, uint8 [h, w, 3]."""
-        frame = _require_av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = frame.reformat(
-            format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED_RANGE
-        )
-        frame.pts, frame.time_base = self._frames, 1 / self._clock.fps
+        frame = picture_frame(pixels, self._frames, self._clock.fps)
         self._frames += 1
         self._container.mux(self._video.encode(frame))
 
     def add_sound(self, sound: np.ndarray) -> None:
         """Encode samples, float32 [s]."""
         if len(sound):
-            frame = _audio_frame(sound, self._samples, self._clock.sample_rate)
+            frame = sound_frame(sound, self._samples, self._clock.sample_rate)
             self._samples += len(sound)
             self._container.mux(self._audio.encode(frame))
 
@@ -215,24 +202,5 @@ class _GrowingFile:
 
 def _add_aac(container: OutputContainer, sample_rate: int) -> AudioStream:
     stream = container.add_stream("aac", rate=sample_rate)
-    stream.layout = "mono"
-    stream.bit_rate = AUDIO_BIT_RATE
+    set_up_sound(stream.codec_context)
     return stream
-
-
-def _audio_frame(sound: np.ndarray, start: int, sample_rate: int) -> AudioFrame:
-    frame = _require_av().AudioFrame.from_ndarray(
-        np.ascontiguousarray(sound[None]), format="fltp", layout="mono"
-    )
-    frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
-    return frame
-
-
-def _require_av() -> ModuleType:
-    try:
-        import av
-    except ImportError as error:
-        raise MediaError(
-            "PyAV is needed to write MP4", fix='pip install "hallo-live[standalone]"'
-        ) from error
-    return av
