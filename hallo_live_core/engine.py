@@ -206,18 +206,20 @@ class HalloLive:
         on_progress: ProgressCallback | None = None,
         should_stop: CancelCheck | None = None,
         on_block: Callable[[LatentBlock], None] | None = None,
+        should_finish: CancelCheck | None = None,
     ) -> Generator[MediaChunk, None, None]:
         """Yield picture and sound of the clip, a chunk per video latent, as soon as each exists.
 
         With the decoders on a device of their own, they work in a thread while the next block is
-        denoised. on_block is handed the latents of every finished block. The rest is as in
-        `sample`. Ending the iteration early stops everything.
+        denoised. on_block is handed the latents of every finished block. should_finish is asked
+        when a block is clean: True makes it the clip's last, and the clip a complete, shorter one.
+        The rest is as in `sample`. Ending the iteration early stops everything.
         """
         plan = self._plan(request, text)
         decoder = self._chunk_decoder()
         total = self._passes(plan) + plan.video_latents
         run = _Run(plan.num_blocks, total, on_progress, should_stop)
-        events = self._denoise(request, plan, text)
+        events = _until_finished(self._denoise(request, plan, text), should_finish)
         if self.placement.decodes_beside:
             yield from self._stream_beside(events, decoder, run, on_block)
             return
@@ -352,6 +354,17 @@ class _Run:
                 continue
             yield chunk
             self.step("decode", chunk.block)
+
+
+def _until_finished(
+    events: Iterator[PassDone | LatentBlock], should_finish: CancelCheck | None
+) -> Iterator[PassDone | LatentBlock]:
+    """The events up to the first block that is clean when the caller has seen enough."""
+    for event in events:
+        if isinstance(event, LatentBlock) and should_finish is not None and should_finish():
+            yield replace(event, is_last=True)
+            return
+        yield event
 
 
 def _latent_size(request: Request) -> tuple[int, int]:

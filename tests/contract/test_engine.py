@@ -155,6 +155,31 @@ def test_a_run_stops_within_a_step_of_being_asked(which, request):
 
 
 @pytest.mark.parametrize("which", ["engine", "two_devices"])
+def test_finishing_early_gives_a_complete_shorter_clip(which, request):
+    engine = request.getfixturevalue(which)
+    long = replace(REQUEST, seconds=4, lookahead=5)
+    blocks: list[LatentBlock] = []
+    chunks = list(
+        engine.stream(long, on_block=blocks.append, should_finish=lambda: len(blocks) == 1)
+    )
+    assert [b.is_last for b in blocks] == [False, True]
+    assert [c.is_last for c in chunks] == [False] * 11 + [True]
+    pictures = torch.cat([c.frames for c in chunks])
+    samples = torch.cat([c.samples for c in chunks])
+    assert len(pictures) == 45
+    assert len(samples) == MediaClock().samples_for_frames(45)
+    assert samples[-2000:].std() > 0.01  # no sound is held back for a block that never comes
+    assert torch.equal(pictures, clip(engine, long)[0][:45])
+    assert not decoder_threads()
+
+
+def test_a_clip_that_nobody_finishes_early_is_the_whole_clip(engine):
+    pictures, samples = clip(engine, should_finish=lambda: False)
+    expected = clip(engine)
+    assert torch.equal(pictures, expected[0]) and torch.equal(samples, expected[1])
+
+
+@pytest.mark.parametrize("which", ["engine", "two_devices"])
 def test_an_exception_of_the_caller_passes_through_unchanged(which, request):
     engine = request.getfixturevalue(which)
 
