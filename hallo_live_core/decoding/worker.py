@@ -30,8 +30,8 @@ class BackgroundWorker(Generic[Item, Result]):
             are bounded, too: by those of the items that wait and of the one in work.
 
     An exception of `work` (also a host's interruption) is raised again in the owner's thread by
-    `ready` or `finish`, after the results that came before it. Leaving the context stops the thread after the result in hand and
-    waits for it: nothing is left running.
+    `ready` or `finish`, after the results that came before it. Leaving the context stops the thread
+    after the result in hand and waits for it: nothing is left running.
     """
 
     def __init__(self, work: Callable[[Item], Iterable[Result]], *, max_waiting: int = 2) -> None:
