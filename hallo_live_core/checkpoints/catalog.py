@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
+OPENRAIL = "OpenRAIL++-M"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,21 @@ SPIECE = ModelFile(
     sha256="e3909a67b780650b35cf529ac782ad2b6b26e6d1f849d3fbb6a872905f452458",
 )
 
+FACE_DETECTOR = ModelFile(
+    key="face_detector",
+    purpose="S3FD: where the faces are, for the lip-sync judge",
+    names=("sfd_face.pth", "sfd_face.safetensors"),
+    repository="ByteDance/LatentSync-1.6",
+    licence=OPENRAIL,
+)
+SYNCNET = ModelFile(
+    key="syncnet",
+    purpose="SyncNet v2: whether lips and speech fit",
+    names=("syncnet_v2.model", "syncnet_v2.safetensors"),
+    repository="ByteDance/LatentSync-1.6",
+    licence=OPENRAIL,
+)
+
 CATALOG = (
     TRANSFORMER,
     VIDEO_VAE,
@@ -131,11 +147,16 @@ CATALOG = (
     TOKENIZER,
     SPIECE,
 )
+"""What a clip is made with."""
+
+JUDGES = (FACE_DETECTOR, SYNCNET)
+"""What clips are judged with; nobody needs these to make one."""
 
 
 def published_size(name: str) -> int | None:
     """Bytes of the published file of this name, where known."""
-    return next((file.size for file in CATALOG if PurePosixPath(file.names[0]).name == name), None)
+    files = (*CATALOG, *JUDGES)
+    return next((file.size for file in files if PurePosixPath(file.names[0]).name == name), None)
 
 
 def locate(directory: Path, wanted: Iterable[ModelFile]) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from .catalog import published_size
 
 SAFETENSORS = (".safetensors", ".sft")
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".model")
 
 RAW, AVERAGED = "generator", "generator_ema"
 """Where training checkpoints keep the student and its moving average (spec 01 §9)."""

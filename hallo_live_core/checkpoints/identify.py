@@ -12,6 +12,8 @@ AUDIO_VAE = "the MMAudio VAE"
 VOCODER = "the BigVGAN vocoder"
 AUDIO_MERGED = "ComfyUI's merged MMAudio VAE and vocoder"
 TEXT_ENCODER = "the umT5 text encoder"
+FACE_DETECTOR = "the S3FD face detector"
+SYNCNET = "SyncNet v2"
 
 SIGNS = (
     ("a LoRA, not a whole model", r".*[._]lora_.*"),
@@ -28,6 +30,8 @@ SIGNS = (
     (VOCODER, r"resblocks\.\d+\.convs1\..*"),
     (AUDIO_VAE, r"decoder\.up\.\d+\.block\.\d+\.conv1\.weight"),
     (TAEHV, r"decoder\.\d+\.conv\.\d+\.(weight|bias)"),
+    (FACE_DETECTOR, r"L2Norm3_3\.weight"),
+    (SYNCNET, r"netcnnlip\.0\.weight"),
     ("a single-stream Wan video transformer", r"blocks\.\d+\.self_attn\.q\.weight"),
 )
 """What a file is -> a pattern that one of its names matches fully; the first hit counts."""
