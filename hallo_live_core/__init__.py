@@ -28,6 +28,9 @@ from .errors import (
     ShapeError,
 )
 from .functional.request import check_request, plan_request
+from .live.broadcast import Reader, TooManyReadersError
+from .live.delivery import Delivery, SessionSink
+from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsError
 from .media.mp4 import Mp4Writer
 from .models.text_encoder.cleaning import clean_text
 from .models.text_encoder.weights import (
@@ -42,9 +45,12 @@ __all__ = [
     "BlockSizes",
     "Cancelled",
     "CheckpointError",
+    "Delivery",
     "HalloLive",
     "HalloLiveError",
     "LatentBlock",
+    "LiveSession",
+    "LiveStatus",
     "MediaChunk",
     "MediaClock",
     "MediaError",
@@ -53,10 +59,15 @@ __all__ = [
     "PositionError",
     "Progress",
     "PromptError",
+    "Reader",
     "Request",
     "RequestError",
+    "SessionSink",
+    "Sessions",
     "ShapeError",
     "TextContext",
+    "TooManyReadersError",
+    "TooManySessionsError",
     "audio_decoder_from_state_dicts",
     "check_prompt",
     "check_request",

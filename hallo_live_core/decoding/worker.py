@@ -28,13 +28,20 @@ class BackgroundWorker(Generic[Item, Result]):
         work: called with each item in the thread; its results are collected one by one.
         max_waiting: items that may wait; `offer` refuses beyond that (back-pressure). So results
             are bounded, too: by those of the items that wait and of the one in work.
+        name: of the thread.
 
     An exception of `work` (also a host's interruption) is raised again in the owner's thread by
     `ready` or `finish`, after the results that came before it. Leaving the context stops the thread
     after the result in hand and waits for it: nothing is left running.
     """
 
-    def __init__(self, work: Callable[[Item], Iterable[Result]], *, max_waiting: int = 2) -> None:
+    def __init__(
+        self,
+        work: Callable[[Item], Iterable[Result]],
+        *,
+        max_waiting: int = 2,
+        name: str = "hallo-live-decoder",
+    ) -> None:
         self._work = work
         self._items: queue.Queue[Item | _End] = queue.Queue(max_waiting)
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
@@ -43,7 +50,7 @@ class BackgroundWorker(Generic[Item, Result]):
         context = contextvars.copy_context()
         inference = torch.is_inference_mode_enabled()
         self._thread = threading.Thread(
-            target=context.run, args=(self._run, inference), name="hallo-live-decoder", daemon=True
+            target=context.run, args=(self._run, inference), name=name, daemon=True
         )
 
     def __enter__(self) -> BackgroundWorker[Item, Result]:
@@ -53,6 +60,11 @@ class BackgroundWorker(Generic[Item, Result]):
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    @property
+    def num_waiting(self) -> int:
+        """Items that have not been begun."""
+        return self._items.qsize()
 
     def offer(self, item: Item) -> bool:
         """Hand over an item; after a moment of waiting False if there was no room for it."""
