@@ -61,12 +61,12 @@ def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) 
         write_safetensors(target, transformer, metadata=metadata, dtype=torch.bfloat16)
     else:
         flat = {PREFIX + name: tensor.bfloat16() for name, tensor in transformer.items()}
-        _save(root / "hallolive_dit.pt", flat)
-    _save(place("Wan2.2_VAE.pth"), tiny_weights.video_vae(generator))
-    _save(place("v1-16.pth"), tiny_weights.audio_vae(generator))
-    _save(place("best_netG.pt"), {RAW: tiny_weights.vocoder(generator)})
+        save(root / "hallolive_dit.pt", flat)
+    save(place("Wan2.2_VAE.pth"), tiny_weights.video_vae(generator))
+    save(place("v1-16.pth"), tiny_weights.audio_vae(generator))
+    save(place("best_netG.pt"), {RAW: tiny_weights.vocoder(generator)})
     text_encoder = tiny_weights.text_encoder(generator)
-    _save(
+    save(
         place("models_t5_umt5-xxl-enc-bf16.pth"),
         {name: tensor.bfloat16() for name, tensor in text_encoder.items()},
     )
@@ -81,7 +81,12 @@ def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) 
     return root
 
 
-def _save(target: Path, content: dict[str, Tensor] | dict[str, dict[str, Tensor]]) -> None:
+def save(target: Path, content: dict[str, Tensor] | dict[str, dict[str, Tensor]]) -> None:
+    """Write tensors as torch does; the same tensors give the same bytes.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
     buffer = io.BytesIO()  # a path would put its name into the file
     torch.save(content, buffer)
     _write(target, buffer.getvalue())

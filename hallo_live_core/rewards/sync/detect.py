@@ -15,6 +15,9 @@ SCALE = 0.25
 MAX_SIDE = 480
 """Pixels of the scaled frame; frames beyond Full HD shrink further, or 4K would take minutes."""
 
+MIN_SIDE = 112
+"""Pixels of the frame; of smaller ones nothing is left at the network's fourth level."""
+
 MEAN_RGB = (123.0, 117.0, 104.0)
 
 FIRST_STEP = 4
@@ -44,7 +47,7 @@ def detect_faces(network: S3FD, frames: Tensor, watch: Watch) -> list[Tensor]:
     Returns:
         per frame float64 [m, 5] on the CPU: x1, y1, x2, y2 in pixels of the frame, and the score.
     """
-    weight = network.L2Norm3_3.weight
+    weight = next(network.parameters())
     height, width = frames.shape[1:3]
     small_h, small_w = scaled_size(height, width)
     step = max(1, PIXELS_PER_CHUNK // (small_h * small_w))

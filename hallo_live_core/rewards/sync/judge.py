@@ -15,7 +15,7 @@ from ...types import CancelCheck
 from ..base import Clip, Component, JudgeCallback, Scale, Score, Watch
 from ..clip import check_clip, heard, retime
 from .crop import crop_boxes, crop_faces, crop_path
-from .detect import SCALE, detect_faces, scaled_size
+from .detect import MIN_SIDE, SCALE, detect_faces, scaled_size
 from .embed import FPS, SAMPLES_PER_FRAME, embed, num_windows, to_int16_scale
 from .s3fd import S3FD
 from .score import MAX_SHIFT, SyncCurve, pair_distances, sync_curve
@@ -122,9 +122,8 @@ class SyncJudge:
         if sound is None:
             return self._untold(notes, details)
         notes += _notes_on_picture(clip)
-        if len(shown) < MIN_DETECTIONS:
-            why = f"too short: {clip.seconds:.2f} s, needed {MIN_DETECTIONS / FPS:.2f} s"
-            return self._untold((why, *notes), details)
+        if (obstacle := _obstacle(clip, len(shown))) is not None:
+            return self._untold((obstacle, *notes), details)
         watch = Watch(self.name, on_progress, should_stop)
         tracks = link(self._find(clip.frames, shown, watch))
         usable = [t for t in tracks if t.is_long_enough and t.is_large_enough]
@@ -154,9 +153,10 @@ class SyncJudge:
             return None
         boxes = crop_boxes(crop_path(track.boxes))
         crops = crop_faces([frames[shown[n]] for n in range(first, end)], boxes)
-        like = next(self.network.parameters(), torch.empty(0))
+        like = next(self.network.parameters())
         lips, audio = embed(self.network, crops, to_int16_scale(heard_then), like=like, watch=watch)
-        return FaceSync(first, track.boxes, sync_curve(pair_distances(lips, audio)))
+        distances = pair_distances(lips.cpu().double(), audio.cpu().double())
+        return FaceSync(first, track.boxes, sync_curve(distances))
 
     def _told(
         self, faces: tuple[FaceSync, ...], notes: tuple[str, ...], details: SyncDetails
@@ -181,6 +181,16 @@ class SyncJudge:
     def _untold(self, reasons: tuple[str, ...], details: SyncDetails) -> Score:
         value = None if self.missing == "neutral" else 0.0
         return Score(judge=self.name, value=value, reasons=reasons, details=details)
+
+
+def _obstacle(clip: Clip, num_shown: int) -> str | None:
+    """Why no face of this clip can ever be judged, None if one may be."""
+    height, width = clip.frames.shape[1:3]
+    if num_shown < MIN_DETECTIONS:
+        return f"too short: {clip.seconds:.2f} s, needed {MIN_DETECTIONS / FPS:.2f} s"
+    if min(height, width) < MIN_SIDE:
+        return f"frames of {width}x{height} are too small: a face needs {MIN_FACE:.0f} pixels"
+    return None
 
 
 def _notes_on_picture(clip: Clip) -> tuple[str, ...]:

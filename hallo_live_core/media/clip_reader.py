@@ -1,0 +1,91 @@
+"""Reads any video file for the judges: all frames, and sound from the first frame on."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import MediaError
+from ..rewards.base import Clip
+from .encoders import require_av
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+MAX_SECONDS = 60.0
+"""Where reading stops, or a film would fill the memory; judges are for clips."""
+
+DEFAULT_RATE = 16_000
+"""Hz, for clips without sound."""
+
+
+def read_clip(path: str | Path, *, prompt: str = "", max_seconds: float = MAX_SECONDS) -> Clip:
+    """A clip from a file that PyAV can open; sound keeps its channels and its rate.
+
+    Where sound begins before the picture it is cut, where it begins later silence is put before it,
+    so that sample 0 belongs to frame 0.
+
+    Raises:
+        MediaError: PyAV is missing, or the file is missing, damaged or without a picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MediaError(f"There is no file {path}", fix="check the path to the clip")
+    av = require_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path.name} has no picture", fix="choose a video file")
+            fps = container.streams.video[0].average_rate or Fraction(0)
+            frames, start = _read_picture(container, max_seconds)
+        samples, rate = None, DEFAULT_RATE
+        with av.open(str(path)) as container:
+            if container.streams.audio:
+                seconds = float(len(frames) / fps) if fps else 0.0
+                samples, rate = _read_sound(container, start, seconds)
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"{path.name} cannot be read as a video", found=error) from error
+    if not frames or fps <= 0:
+        raise MediaError(f"{path.name} has no frames", found=f"{len(frames)} at {fps} fps")
+    return Clip(torch.stack(frames), Fraction(fps), samples, rate, prompt)
+
+
+def _read_picture(container: InputContainer, max_seconds: float) -> tuple[list[Tensor], float]:
+    """Frames [h, w, 3], and the time of the first in seconds."""
+    frames: list[Tensor] = []
+    start = 0.0
+    for frame in container.decode(video=0):
+        time = frame.time or 0.0
+        if not frames:
+            start = time
+        if time - start >= max_seconds:
+            break
+        frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+    return frames, start
+
+
+def _read_sound(
+    container: InputContainer, start: float, seconds: float
+) -> tuple[Tensor | None, int]:
+    """Samples [channels, s] of `seconds` from `start` on, and their rate."""
+    resampler = require_av().AudioResampler(format="fltp")
+    parts: list[np.ndarray[Any, Any]] = []
+    first, rate = 0.0, DEFAULT_RATE
+    for frame in container.decode(audio=0):
+        time = frame.time or 0.0
+        if not parts:
+            first, rate = time, frame.sample_rate
+        if time - start >= seconds:
+            break
+        parts += [part.to_ndarray() for part in resampler.resample(frame)]
+    if not parts:
+        return None, rate
+    sound = np.concatenate(parts, axis=1)
+    late = round((first - start) * rate)
+    sound = np.pad(sound, ((0, 0), (late, 0))) if late > 0 else sound[:, -late:]
+    return torch.from_numpy(np.ascontiguousarray(sound[:, : round(seconds * rate)])), rate
