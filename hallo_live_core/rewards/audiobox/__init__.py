@@ -1,0 +1,4 @@
+from .judge import AudioDetails, AudioJudge, Target
+from .network import AudioBox, AudioBoxConfig
+
+__all__ = ["AudioBox", "AudioBoxConfig", "AudioDetails", "AudioJudge", "Target"]
