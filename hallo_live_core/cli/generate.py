@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,19 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..devices import Placement
-from ..engine import DECODERS, HalloLive
+from ..clock import MediaClock
+from ..engine import HalloLive
 from ..errors import Cancelled, HalloLiveError, RequestError
 from ..functional.request import check_request
+from ..live.delivery import Delivery, FileSink, Sink
 from ..media.mp4 import Mp4Writer
 from ..prompts import file_stem
 from ..types import Request
+from .live import add_live_option, messages, open_live
+from .loading import add_model_options, load_engine, parse_size, placement
 from .report import ProgressBar, Stopwatch, table
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 PROMPT_COLUMN = "text_prompt"
+DEFAULT_OUTPUT = Path("out")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -51,44 +54,26 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--size", type=parse_size, default=(defaults.height, defaults.width), metavar="HxW"
     )
-    parser.add_argument("--models", type=Path, required=True, help="folder with the weight files")
-    parser.add_argument("--decoder", choices=DECODERS, default=DECODERS[0], help="video decoder")
+    add_model_options(parser)
     parser.add_argument(
-        "--device", default="auto", help="of the transformer: auto, cpu, cuda:0 ..."
+        "-o", "--output", type=Path, help=f"file.mp4 or folder; default: {DEFAULT_OUTPUT}"
     )
-    parser.add_argument("--decode-device", help="of both decoders; default: as --device")
-    parser.add_argument("--text-device", help="of the text encoder; default: as --device")
-    parser.add_argument(
-        "--raw-weights", action="store_true", help="not the EMA, if a file has both"
-    )
-    parser.add_argument("-o", "--output", type=Path, default=Path("out"), help="file.mp4 or folder")
+    add_live_option(parser)
     parser.set_defaults(run=run)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`512x992` -> (height, width) in pixels."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 512x992")
-    return int(match[1]), int(match[2])
 
 
 def run(options: argparse.Namespace) -> int:
     """Make every clip that was asked for; one that fails does not stop the others."""
     requests = _requests(options)
-    placement = Placement.on(
-        options.device, decoder=options.decode_device, text_encoder=options.text_device
-    )
+    on = placement(options)
     clips = [
-        Clip(request, _target(options.output, request), f"{number}/{len(requests)}")
+        Clip(request, _target(options, request), f"{number}/{len(requests)}", options.live)
         for number, request in enumerate(requests, 1)
     ]
     possible = [clip for clip in clips if _succeeds(clip, lambda c: check_request(c.request))]
     if not possible:
         return EXIT_FAILED
-    engine = HalloLive.load(
-        options.models, placement=placement, decoder=options.decoder, ema=not options.raw_weights
-    )
+    engine = load_engine(options, on)
     made = 0
     with _stop_on_signal() as stop:
         for clip in possible:
@@ -103,11 +88,12 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One clip to make, the file it goes to, and its place in the list."""
+    """One clip to make, where it goes, and its place in the list."""
 
     request: Request
-    target: Path
+    target: Path | None
     number: str
+    live: str | None
 
 
 class StopFlag:
@@ -134,26 +120,33 @@ def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
 
 
 def _make(engine: HalloLive, clip: Clip, stop: StopFlag) -> None:
-    request, target = clip.request, clip.target
     watch = Stopwatch(engine.clock)
-    metadata = {"title": request.prompt, "comment": f"Hallo-Live {_settings(request)}"}
-    text = engine.encode(request.prompt)
-    watch.text_done()
-    with (
-        Mp4Writer(target, clock=engine.clock, metadata=metadata) as writer,
-        ProgressBar(clip.number, watch) as progress,
-    ):
-        chunks = engine.stream(request, text=text, on_progress=progress, should_stop=stop)
-        try:
-            for chunk in watch.watch(chunks):
-                writer.write(chunk)
-        except Cancelled:
-            kept = (
-                f"kept {watch.clip_seconds:.2f} s in {target}" if watch.frames else "kept nothing"
-            )
-            sys.stderr.write(f"stopped; {kept}\n")
-            raise
-    sys.stdout.write(f"{target}\n{table(watch.rows())}\n")
+    with _sinks(clip, engine.clock) as sinks:
+        text = engine.encode(clip.request.prompt)
+        watch.text_done()
+        with Delivery(*sinks) as delivery, ProgressBar(clip.number, watch) as progress:
+            chunks = engine.stream(clip.request, text=text, on_progress=progress, should_stop=stop)
+            try:
+                for chunk in watch.watch(chunks):
+                    delivery.write(chunk)
+            except Cancelled:
+                kept = f"kept {watch.clip_seconds:.2f} s in {clip.target or clip.live}"
+                sys.stderr.write(f"stopped; {kept if watch.frames else 'kept nothing'}\n")
+                raise
+    messages(clip.live).write(f"{clip.target or clip.live}\n{table(watch.rows())}\n")
+
+
+@contextlib.contextmanager
+def _sinks(clip: Clip, clock: MediaClock) -> Iterator[list[Sink]]:
+    """What takes the chunks: the finished file, the live stream, or both."""
+    request, sinks = clip.request, list[Sink]()
+    if clip.target is not None:
+        metadata = {"title": request.prompt, "comment": f"Hallo-Live {_settings(request)}"}
+        sinks.append(Mp4Writer(clip.target, clock=clock, metadata=metadata))
+    with contextlib.ExitStack() as stack:
+        if clip.live is not None:
+            sinks.append(FileSink(stack.enter_context(open_live(clip.live)), clock=clock))
+        yield sinks
 
 
 def _settings(request: Request) -> str:
@@ -176,14 +169,21 @@ def _requests(options: argparse.Namespace) -> list[Request]:
         height=height,
         width=width,
     )
-    if options.csv is not None and options.output.suffix:
+    if options.csv is not None:
+        _check_list_output(options)
+    prompts = [options.prompt] if options.csv is None else read_prompts(options.csv)
+    return [replace(request, prompt=prompt) for prompt in prompts]
+
+
+def _check_list_output(options: argparse.Namespace) -> None:
+    if options.live is not None:
+        raise RequestError("A live stream is one clip", fix="give either --csv or --live")
+    if options.output is not None and options.output.suffix:
         raise RequestError(
             "With --csv every prompt gets a file of its own",
             found=f"-o {options.output}",
             fix="name a folder",
         )
-    prompts = [options.prompt] if options.csv is None else read_prompts(options.csv)
-    return [replace(request, prompt=prompt) for prompt in prompts]
 
 
 def read_prompts(file: Path) -> list[str]:
@@ -203,7 +203,11 @@ def read_prompts(file: Path) -> list[str]:
         raise RequestError(f"Cannot read prompts from {file}", found=error) from error
 
 
-def _target(output: Path, request: Request) -> Path:
+def _target(options: argparse.Namespace, request: Request) -> Path | None:
+    """The finished file; None if only the live stream is wanted."""
+    if options.output is None and options.live is not None:
+        return None
+    output = options.output or DEFAULT_OUTPUT
     if output.suffix.lower() == ".mp4":
         return output
     stem = file_stem(request.prompt, height=request.height, width=request.width, seed=request.seed)

@@ -88,8 +88,10 @@ class FileSink:
             self._put(rest)
 
     def _put(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            self._file.write(data)
+            while rest:  # an unbuffered file may take less than it is given
+                rest = rest[self._file.write(rest) :]
             self._file.flush()
         except (OSError, ValueError) as error:
             self._failed = True
@@ -159,7 +161,8 @@ class Delivery:
             except Exception as error:
                 self._sinks.remove(sink)
                 self._errors.append(error)
-                logger.warning("One output has failed; the others go on: %s", error)
+                if self._sinks:
+                    logger.warning("One output has failed; the others go on: %s", error)
                 self._close(sink)
         return iter(())
 

@@ -74,6 +74,8 @@ def test_a_list_of_prompts_goes_on_after_a_failed_one(generate, tmp_path, capsys
     [
         ([], "either a PROMPT or --csv"),
         ([PROMPT, "--csv", "x.csv"], "either a PROMPT or --csv"),
+        (["--csv", "x.csv", "--live", "-"], "either --csv or --live"),
+        ([PROMPT, "--live", "/nowhere/x.mp4"], "Cannot write /nowhere/x.mp4"),
         (["--csv", "missing.csv"], "Cannot read prompts"),
         ([PROMPT, "--device", "cuda:9"], "cuda:9 does not exist"),
         ([PROMPT, "--device", "toaster"], "Unknown device"),
