@@ -1,5 +1,6 @@
 import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,13 @@ def test_a_file_that_was_cut_off_is_refused_in_one_line(tmp_path, name, keep):
 
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.safetensors"])
 @pytest.mark.parametrize(
-    "content", [b"<html>Not found</html>", os.urandom(300), b"PK\x03\x04nonsense"]
+    "content",
+    [
+        b"<html>Not found</html>",
+        b"PK\x03\x04nonsense",
+        *(random.Random(seed).randbytes(300) for seed in range(20)),
+    ],
+    ids=lambda content: repr(content[:4]),
 )
 def test_a_file_that_is_something_else_is_refused(tmp_path, name, content):
     path = tmp_path / name
