@@ -136,6 +136,45 @@ SYNCNET = ModelFile(
     repository="ByteDance/LatentSync-1.6",
     licence=OPENRAIL,
 )
+AUDIOBOX = ModelFile(
+    key="audiobox",
+    purpose="AudioBox Aesthetics: how good the sound is",
+    names=(
+        "audiobox-aesthetics/model.safetensors",
+        "audiobox-aesthetics/checkpoint.pt",
+        "audiobox_aesthetics.safetensors",
+        "audiobox_aesthetics.pt",
+    ),
+    repository="facebook/audiobox-aesthetics",
+    licence="CC-BY-4.0",
+    size=415_472_992,
+)
+VIDEO_REWARD = ModelFile(
+    key="video_reward",
+    purpose="VideoAlign: how good the picture is and whether it fits the prompt",
+    names=(
+        "VideoReward/checkpoint-11352/model.pth",
+        "checkpoint-11352/model.pth",
+        "videoreward.safetensors",
+        "videoreward_bf16.safetensors",
+    ),
+    repository="KlingTeam/VideoReward",
+    licence=APACHE,
+    size=5_031_072_529,
+    sha256="48375908e6112de9f0248402db156a23b480709a6960b091c598c6f4c88d21b9",
+)
+VIDEO_REWARD_TOKENIZER = ModelFile(
+    key="video_reward_tokenizer",
+    purpose="VideoAlign's prompt to tokens",
+    names=(
+        "VideoReward/checkpoint-11352/tokenizer/tokenizer.json",
+        "checkpoint-11352/tokenizer/tokenizer.json",
+        "VideoReward/tokenizer.json",
+        "Qwen2-VL-2B-Instruct/tokenizer.json",
+    ),
+    repository="KlingTeam/VideoReward",
+    licence=APACHE,
+)
 
 CATALOG = (
     TRANSFORMER,
@@ -149,7 +188,7 @@ CATALOG = (
 )
 """What a clip is made with."""
 
-JUDGES = (FACE_DETECTOR, SYNCNET)
+JUDGES = (FACE_DETECTOR, SYNCNET, AUDIOBOX, VIDEO_REWARD, VIDEO_REWARD_TOKENIZER)
 """What clips are judged with; nobody needs these to make one."""
 
 

@@ -1,4 +1,4 @@
-"""Any transformer checkpoint -> one safetensors file of the student, ready to share and to map."""
+"""Published checkpoints -> one safetensors file each, ready to share and to map."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from . import identify
 from .assemble import check_fit, reading
 from .config_json import config_to_metadata
 from .files import SAFETENSORS, read_file
+from .rewards_hf import convert_video_reward
 from .safetensors_writer import write_safetensors
 
 
@@ -22,7 +23,8 @@ def convert(
     """Write the student of a training checkpoint, flat export or safetensors file as `target`.
 
     Names stay as published, without prefix; the sizes go into the metadata. One tensor at a time
-    is in memory. `target` appears only when it is complete. Returns `target`.
+    is in memory. Of VideoReward, the judge, the adapters are merged (spec 08 §4.1). `target`
+    appears only when it is complete. Returns `target`.
 
     Raises:
         CheckpointError: the source is damaged or another model, or the target cannot be written.
@@ -30,6 +32,9 @@ def convert(
     source, target = Path(source), Path(target)
     _check_target(target)
     file = read_file(source, ema=ema)
+    if identify.identify(file.tensors) == identify.VIDEO_REWARD:
+        convert_video_reward(file, source, target, dtype)
+        return target
     with reading(file.name, identify.TRANSFORMER, file.tensors):
         config = transformer_weights.config_from_state_dict(file.tensors)
         named = transformer_weights.to_module(file.tensors)

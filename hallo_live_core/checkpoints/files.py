@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +23,9 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".model")
 RAW, AVERAGED = "generator", "generator_ema"
 """Where training checkpoints keep the student and its moving average (spec 01 §9)."""
 
+STATE_DICT = "state_dict"
+"""Where AudioBox keeps the network, its constants beside it (spec 08 §3)."""
+
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """What sharding, checkpointing and compiling leave in names, at any depth."""
 
@@ -33,7 +38,7 @@ DOWNLOAD_AGAIN = "download the file again"
 
 @dataclass
 class WeightFile:
-    """The tensors of one file, under the names they have there, and its metadata.
+    """The tensors of one file, under the names they have there, and what else the file says.
 
     Tensors are views of the mapped file: nothing is read before it is used.
     """
@@ -57,7 +62,8 @@ def read_file(path: Path, *, ema: bool = True) -> WeightFile:
     if path.suffix.lower() in SAFETENSORS:
         content, metadata = _read_safetensors(path)
     elif path.suffix.lower() in PICKLES:
-        content, metadata = _read_pickle(path), {}
+        content = _read_pickle(path)
+        metadata = _settings(content)
     else:
         raise CheckpointError(
             f"{path.name} has an ending that is not known for weights",
@@ -90,7 +96,7 @@ def pick(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]
         CheckpointError: there is none.
     """
     if isinstance(content, Mapping):
-        order = (AVERAGED, RAW) if ema else (RAW, AVERAGED)
+        order = (*((AVERAGED, RAW) if ema else (RAW, AVERAGED)), STATE_DICT)
         inner = next((content[key] for key in order if key in content), content)
         if isinstance(inner, Mapping) and inner and all(map(torch.is_tensor, inner.values())):
             return {str(name): tensor for name, tensor in inner.items()}
@@ -176,6 +182,15 @@ def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         raise _damaged(path, reason) from error
     except Exception as error:  # garbage leads the unpickler anywhere: IndexError, TypeError, ...
         raise _damaged(path, error) from error
+
+
+def _settings(content: object) -> dict[str, str]:
+    """The entries beside the state dict that JSON can hold, as JSON: what a file says of itself."""
+    found: dict[str, str] = {}
+    for name, entry in content.items() if isinstance(content, Mapping) else ():
+        with contextlib.suppress(TypeError, ValueError):  # tensors
+            found[str(name)] = json.dumps(entry)
+    return found
 
 
 def _culprit(error: Exception) -> str:

@@ -14,8 +14,11 @@ AUDIO_MERGED = "ComfyUI's merged MMAudio VAE and vocoder"
 TEXT_ENCODER = "the umT5 text encoder"
 FACE_DETECTOR = "the S3FD face detector"
 SYNCNET = "SyncNet v2"
+AUDIOBOX = "AudioBox Aesthetics"
+VIDEO_REWARD = "VideoReward"
 
 SIGNS = (
+    (VIDEO_REWARD, r"(base_model\.model\.)?rm_head\.weight"),
     ("a LoRA, not a whole model", r".*[._]lora_.*"),
     ("a quantised model, which this loader does not read", r".*\.(comfy_quant|scale_weight)"),
     (TRANSFORMER, r"(video|audio)_model\.blocks\.\d+\..*"),
@@ -32,6 +35,7 @@ SIGNS = (
     (TAEHV, r"decoder\.\d+\.conv\.\d+\.(weight|bias)"),
     (FACE_DETECTOR, r"L2Norm3_3\.weight"),
     (SYNCNET, r"netcnnlip\.0\.weight"),
+    (AUDIOBOX, r"proj_layer\.CE\.0\.weight"),
     ("a single-stream Wan video transformer", r"blocks\.\d+\.self_attn\.q\.weight"),
 )
 """What a file is -> a pattern that one of its names matches fully; the first hit counts."""

@@ -77,7 +77,7 @@ def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) 
         dtype=torch.float16,
     )
     for name, content in train_tokenizer().items():
-        _write(place(TOKENIZER_FOLDER) / name, content)
+        write_bytes(place(TOKENIZER_FOLDER) / name, content)
     return root
 
 
@@ -89,10 +89,15 @@ def save(target: Path, content: dict[str, Tensor] | dict[str, dict[str, Tensor]]
     """
     buffer = io.BytesIO()  # a path would put its name into the file
     torch.save(content, buffer)
-    _write(target, buffer.getvalue())
+    write_bytes(target, buffer.getvalue())
 
 
-def _write(target: Path, content: bytes) -> None:
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file that appears only when it is complete.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     partial = target.with_name(target.name + PARTIAL)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

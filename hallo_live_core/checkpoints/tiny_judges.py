@@ -13,6 +13,7 @@ from ..rewards.sync.s3fd import S3FD, S3FDConfig
 from ..rewards.sync.syncnet import SyncNet, SyncNetConfig
 from .catalog import FACE_DETECTOR, SYNCNET
 from .tiny import save
+from .tiny_judges_hf import write_tiny_audio_judge, write_tiny_video_judge
 
 DETECTOR = S3FDConfig(vgg=(4,) * 15, extras=(4,) * 4)
 LIP_SYNC = SyncNetConfig(
@@ -33,17 +34,20 @@ CERTAIN = 5.0
 
 
 def write_tiny_judges(directory: Path, *, seed: int = 0) -> Path:
-    """Write the files of the lip-sync judge into `directory`, which is returned.
+    """Write the files of all three judges into `directory`, which is returned.
 
     Whatever the picture, the tiny detector sees one face, in its upper left corner.
 
     Raises:
         CheckpointError: a file cannot be written.
+        HalloLiveError: a package that it needs is not installed.
     """
     directory = Path(directory)
     generator = torch.Generator().manual_seed(seed)
     save(directory / FACE_DETECTOR.names[0], face_detector(generator))
     save(directory / SYNCNET.names[0], lip_sync(generator))
+    write_tiny_audio_judge(directory, generator)
+    write_tiny_video_judge(directory, generator)
     return directory
 
 

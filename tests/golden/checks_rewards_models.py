@@ -222,13 +222,13 @@ def described_ids(golden: Golden) -> list[int]:
 
 def check_videoalign_tiny(golden: Golden) -> None:
     settings = golden.meta["config"]["model"]
-    settings = {**settings, "vision_config": settings["vision"]}
+    settings |= {"model_type": "qwen2_vl", "vision_config": settings["vision"]}
     tensors = golden.group("sd")
     config = video_weights.config_from_state_dict(tensors, settings)
     for ours, theirs in (("dim", "hidden_size"), ("num_kv_heads", "num_key_value_heads")):
         assert getattr(config, ours) == settings[theirs]
-    lora = golden.meta["config"]["lora"]
-    ready = video_weights.to_module(tensors, lora_scale=lora["alpha"] / lora["r"])
+    alpha = golden.meta["config"]["lora"]["alpha"]
+    ready = video_weights.to_module(tensors, lora_alpha=alpha)
     network = VideoAlign(config, dtype=torch.float64)
     network.load_state_dict(ready)
     ids, mask = golden["in.input_ids"], golden["in.attention_mask"].bool()

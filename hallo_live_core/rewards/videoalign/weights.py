@@ -15,6 +15,7 @@ from .frames import PAIR, PATCH
 from .network import EPS, ROPE_THETA, VideoAlignConfig
 
 MODEL = "VideoReward"
+MODEL_TYPE = "qwen2_vl"
 
 PREFIX = "base_model.model"
 LAYER, OUR_LAYER = f"{PREFIX}.model.layers.#", "language_model.layers.#"
@@ -31,19 +32,20 @@ LORA = re.compile(r"(.*)\.lora_([AB])\.default\.weight")
 UNUSED = f"{PREFIX}.lm_head.weight"
 HEAD = "rm_head.weight"
 
-LORA_SCALE = 2.0
-"""alpha / r of the published file, 128 / 64."""
+LORA_ALPHA = 128.0
+"""Of the published file, whose adapters have rank 64; B @ A counts alpha / rank times."""
 
 HEAD_DIM, VISION_HEAD_DIM = 128, 80
 """Of Qwen2-VL; tensors do not tell how they are split into heads."""
 
 
 def to_module(
-    tensors: Mapping[str, Tensor], *, lora_scale: float = LORA_SCALE
+    tensors: Mapping[str, Tensor], *, lora_alpha: float = LORA_ALPHA
 ) -> dict[str, Tensor]:
     """Merged tensors under our names, in their stored dtype; already converted ones as they are.
 
-    Every linear layer of the language model becomes W + lora_scale * B @ A, computed in float32.
+    Every linear layer of the language model becomes W + (lora_alpha / rank) * B @ A,
+    computed in float32.
 
     Raises:
         CheckpointError: a tensor does not belong to the model, or half of an adapter is missing.
@@ -59,7 +61,7 @@ def to_module(
         target = f"{layer}.base_layer.weight"
         if halves.keys() != {"A", "B"} or target not in plain:
             raise CheckpointError(f"{MODEL} has half an adapter", found=layer)
-        plain[target] = _merged(plain[target], halves["A"], halves["B"], lora_scale)
+        plain[target] = _merged(plain[target], halves["A"], halves["B"], lora_alpha)
     return renamed(plain, TABLE, MODEL)
 
 
@@ -68,10 +70,10 @@ def to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed(tensors, inverted(TABLE), MODEL)
 
 
-def _merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+def _merged(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
     precise = torch.promote_types(weight.dtype, torch.float32)
     delta = up.to(precise) @ down.to(precise)
-    return torch.add(weight.to(precise), delta, alpha=scale).to(weight.dtype)
+    return torch.add(weight.to(precise), delta, alpha=alpha / len(down)).to(weight.dtype)
 
 
 def config_from_state_dict(
@@ -80,7 +82,7 @@ def config_from_state_dict(
     """Sizes of the model whose published or converted tensors these are.
 
     `settings` is the content of Qwen's `config.json`; only other sizes than the published ones
-    need it, for how they are split into heads.
+    need it, for how they are split into heads. The file of another model is ignored.
 
     Raises:
         CheckpointError: this is another model.
@@ -89,7 +91,7 @@ def config_from_state_dict(
     if HEAD not in names:
         names = renamed(names, TABLE, MODEL)
     shapes = {ours: tuple(tensors[theirs].shape) for ours, theirs in names.items()}
-    settings = settings or {}
+    settings = settings if settings and settings.get("model_type") == MODEL_TYPE else {}
     text = {**settings, **settings.get("text_config", {})}
     try:
         vocab_size, dim = shapes["language_model.embed_tokens.weight"]
@@ -119,3 +121,14 @@ def config_from_state_dict(
     if patch != [PAIR, PATCH, PATCH] or shapes.get(HEAD) != (1, dim):
         raise CheckpointError(f"This is not {MODEL}", found=f"patches {patch}")
     return config
+
+
+def settings_of(config: VideoAlignConfig) -> dict[str, Any]:
+    """What tensors do not tell, as Qwen's `config.json` would."""
+    return {
+        "model_type": MODEL_TYPE,
+        "num_attention_heads": config.num_heads,
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.eps,
+        "vision_config": {"num_heads": config.vision_heads},
+    }
