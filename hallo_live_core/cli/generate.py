@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from ..types import Request
 from .live import add_live_option, messages, open_live
 from .loading import add_model_options, load_engine, parse_size, placement
 from .report import ProgressBar, Stopwatch, table
+from .stopping import EXIT_INTERRUPTED, StopFlag, stop_on_signal
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 PROMPT_COLUMN = "text_prompt"
 DEFAULT_OUTPUT = Path("out")
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     engine = load_engine(options, on)
     made = 0
-    with _stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         for clip in possible:
             try:
                 made += _succeeds(clip, lambda c: _make(engine, c, stop))
@@ -94,17 +93,6 @@ class Clip:
     target: Path | None
     number: str
     live: str | None
-
-
-class StopFlag:
-    """Becomes true when the user asks to stop."""
-
-    def __init__(self) -> None:
-        self.raised = False
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.raised
 
 
 def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
@@ -212,23 +200,3 @@ def _target(options: argparse.Namespace, request: Request) -> Path | None:
         return output
     stem = file_stem(request.prompt, height=request.height, width=request.width, seed=request.seed)
     return output / f"{stem}.mp4"
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[StopFlag]:
-    """The first Ctrl-C (or SIGTERM) stops after the pass in hand, a second one at once."""
-    stop = StopFlag()
-
-    previous = {int(n): signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _frame: object) -> None:
-        stop.raised = True
-        signal.signal(number, previous[number])
-
-    for number in previous:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
