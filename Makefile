@@ -14,7 +14,7 @@ export COMFYUI_PATH := $(COMFYUI)
 COMFY_DEPS := $(VENV)/.comfy-deps
 endif
 
-TINY := models/tiny
+TINY := out/tiny
 CLIP := out/demo.mp4
 export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
 
