@@ -56,8 +56,8 @@ def detect_faces(network: S3FD, frames: Tensor, watch: Watch) -> list[Tensor]:
         images = network_input(chunk.to(weight.device)).to(weight.dtype)
         regressions, logits, levels = network(images)
         priors = make_priors(levels, small_h, small_w)
-        boxes = decode(regressions.double().cpu(), priors)
-        scores = logits.double().softmax(dim=-1)[..., 1].cpu()
+        boxes = decode(regressions.cpu().double(), priors)
+        scores = logits.cpu().double().softmax(dim=-1)[..., 1]
         found += [
             select_faces(b, s, width=width, height=height)
             for b, s in zip(boxes, scores, strict=True)

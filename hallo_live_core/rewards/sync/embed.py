@@ -57,7 +57,7 @@ def embed(
         watch: told after every chunk.
     """
     count = num_windows(len(crops), len(sound))
-    coefficients = mfcc(sound).T.to(like)
+    coefficients = mfcc(sound).T.to(like.dtype).to(like.device)
     windows = audio_windows(coefficients)[:count]
     audio = torch.cat([network.embed_audio(part) for part in windows.split(WINDOWS_PER_CHUNK)])
     lips = []
