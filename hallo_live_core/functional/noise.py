@@ -53,27 +53,28 @@ class SeededNoise:
 
     def initial_video(self, block: Block) -> Tensor:
         """See `NoiseSource`."""
-        return self._draw(f"video/{block.index}/initial", block.num_video, *self.shape.video)
+        return self.draw(f"video/{block.index}/initial", block.num_video, *self.shape.video)
 
     def initial_audio(self, block: Block) -> Tensor:
         """See `NoiseSource`."""
         key = f"audio/{block.index}/initial"
-        return self._draw(key, block.num_audio, self.shape.audio_channels)
+        return self.draw(key, block.num_audio, self.shape.audio_channels)
 
     def fresh(self, block: Block, step: int) -> tuple[Tensor, Tensor]:
         """See `NoiseSource`."""
         key = f"{block.index}/step {step}"
         return (
-            self._draw(f"video/{key}", block.num_video, *self.shape.video),
-            self._draw(f"audio/{key}", block.window, self.shape.audio_channels),
+            self.draw(f"video/{key}", block.num_video, *self.shape.video),
+            self.draw(f"audio/{key}", block.window, self.shape.audio_channels),
         )
 
-    def _draw(self, key: str, *size: int) -> Tensor:
+    def draw(self, key: str, *size: int) -> Tensor:
+        """Values of one key for every sample, [b, *size]."""
         seeds = range(self.seed, self.seed + self.shape.batch)
-        return self._place(torch.stack([keyed_noise(seed, key, *size) for seed in seeds]))
+        return self.place(torch.stack([keyed_noise(seed, key, *size) for seed in seeds]))
 
-    def _place(self, noise: Tensor) -> Tensor:
-        """To the device without waiting for it, which a copy from pageable memory would."""
+    def place(self, noise: Tensor) -> Tensor:
+        """To dtype and device of the clip, without waiting for it, which a copy from pageable memory would."""
         noise = noise.to(self.dtype)
         if self.device.type == "cuda":
             noise = noise.pin_memory()
@@ -96,11 +97,11 @@ class CorrelatedNoise(SeededNoise):
 
     def initial_video(self, block: Block) -> Tensor:
         """See `NoiseSource`."""
-        return self._place(self._video[:, block.first_video : block.end_video])
+        return self.place(self._video[:, block.first_video : block.end_video])
 
     def initial_audio(self, block: Block) -> Tensor:
         """See `NoiseSource`."""
-        return self._place(self._audio[:, block.first_audio : block.end_audio])
+        return self.place(self._audio[:, block.first_audio : block.end_audio])
 
     def _whole_clip(self, *size: int) -> Tensor:
         seeds = range(self.seed, self.seed + self.shape.batch)
@@ -110,9 +111,13 @@ class CorrelatedNoise(SeededNoise):
 
 def keyed_noise(seed: int, key: str, *size: int) -> Tensor:
     """Normal values, float32 on the CPU, unrelated to those of any other (seed, key)."""
+    return torch.randn(*size, generator=keyed_generator(seed, key))
+
+
+def keyed_generator(seed: int, key: str) -> torch.Generator:
+    """A generator on the CPU, unrelated to that of any other (seed, key)."""
     digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=4).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-    return torch.randn(*size, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def audio_window(noise: NoiseSource, plan: ClipPlan, block: Block) -> Tensor:

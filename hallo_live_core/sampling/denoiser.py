@@ -11,7 +11,7 @@ from ..errors import ShapeError
 from ..functional.blocks import Block
 from ..functional.schedule import NoiseSchedule, clean_from_flow
 from ..models.dit import CachedPass, DualStreamDiT
-from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, KVCache
+from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext
 
@@ -58,10 +58,10 @@ class Denoiser:
         both at `timestep`. The history of the sound is at the context timestep.
         """
         past, context = block.first_audio, self.schedule.context
-        audio = torch.cat([self.state.audio_history[:, :past], window], dim=1)
         times = ((context, past), (timestep, block.window))
         video_times = ((timestep, block.num_video),)
         with torch.set_grad_enabled(gradient):
+            audio = torch.cat([self._history(block, timestep), window], dim=1)
             call = self._call(block, video_times, times, gradient=gradient)
             video_flow, audio_flow = self.model(video, audio, call)
             sigma = self.schedule.sigma(timestep)
@@ -73,11 +73,15 @@ class Denoiser:
                 clean_from_flow(video, video_flow, sigma), torch.cat([history, now], dim=1)
             )
 
-    @torch.no_grad()
     def keep(self, block: Block, clean: Clean) -> None:
         """Make the block's sound part of the history that later blocks read."""
-        own = slice(block.first_audio, block.end_audio)
-        self.state.audio_history[:, own].copy_(clean.audio[:, own])
+        own, history = slice(block.first_audio, block.end_audio), self.state.audio_history
+        if self.state.history_gradient == "straight_through":
+            parts = (history[:, : own.start], clean.audio[:, own], history[:, own.stop :])
+            with torch.enable_grad():
+                self.state.audio_history = torch.cat(parts, dim=1)
+        else:
+            history[:, own].copy_(clean.audio[:, own].detach())
 
     @torch.no_grad()
     def settle(self, block: Block, clean: Clean) -> None:
@@ -91,6 +95,14 @@ class Denoiser:
             clean.audio,
             self._call(block, ((context, block.num_video),), ((context, clean.audio.shape[1]),)),
         )
+
+    def _history(self, block: Block, timestep: float) -> Tensor:
+        """Sound before the block; it carries gradient at most into the first step.
+
+        In the reference the inputs of later steps are put together without gradient (spec 06 §6.4).
+        """
+        history = self.state.audio_history[:, : block.first_audio]
+        return history if timestep == self.schedule.steps[0] else history.detach()
 
     def _call(
         self,
@@ -120,10 +132,12 @@ def open_session(
     dtype: torch.dtype,
     window: int = ATTENTION_WINDOW,
     gradient: bool = False,
+    history_gradient: HistoryGradient = "detached",
 ) -> SessionState:
     """Compute and allocate all that a stream needs before its first block, on the prompt's device.
 
     gradient: the prompt stays outside the network and the past is kept in pieces, never in place.
+    history_gradient: what a block with gradient lets through to the blocks before it.
 
     Raises:
         ShapeError: latent size or prompt do not fit.
@@ -143,7 +157,7 @@ def open_session(
     video_times, audio_times = model.embed_times(schedule.all_timesteps, **place)
     layers, frames = config.num_layers, (shape.batch, plan.video_latents * tokens)
     caches: list[Cache] = [
-        ConcatCache(layers, window)
+        ConcatCache(layers, window, history_gradient)
         if gradient
         else KVCache.allocate(
             (layers, *frames, stream.num_heads, stream.head_dim), window=window, **place
@@ -162,6 +176,7 @@ def open_session(
             shape.batch, plan.audio_latents, config.audio.in_channels, **place
         ),
         window=window,
+        history_gradient=history_gradient,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..functional.blocks import Block
@@ -19,21 +19,28 @@ class PassDone:
     block: int
 
 
-def stream_blocks(denoiser: Denoiser, noise: NoiseSource) -> Iterator[LatentBlock]:
-    """Yield each block of the session the moment it is clean."""
-    for event in stream_passes(denoiser, noise):
+def stream_blocks(
+    denoiser: Denoiser, noise: NoiseSource, *, exits: Sequence[int] | None = None
+) -> Iterator[LatentBlock]:
+    """Yield each block of the session the moment it is clean; exits: see `stream_passes`."""
+    for event in stream_passes(denoiser, noise, exits=exits):
         if isinstance(event, LatentBlock):
             yield event
 
 
-def stream_passes(denoiser: Denoiser, noise: NoiseSource) -> Iterator[PassDone | LatentBlock]:
+def stream_passes(
+    denoiser: Denoiser, noise: NoiseSource, *, exits: Sequence[int] | None = None
+) -> Iterator[PassDone | LatentBlock]:
     """`stream_blocks` with a turn for the caller after every network call: to report, or to stop.
 
     A block is handed over before its clean-context pass, so that decoding can begin; the pass runs
     when the caller comes back, and there is none after the last block (spec 02 §3).
+
+    exits: for training, the last step that each block of the clip makes; by default all are made.
     """
     for block in denoiser.state.plan.blocks[denoiser.state.next_block :]:
-        clean = yield from denoise_block(denoiser, block, noise)
+        last_step = None if exits is None else exits[block.index]
+        clean = yield from denoise_block(denoiser, block, noise, last_step=last_step)
         denoiser.keep(block, clean)
         yield LatentBlock(
             index=block.index,

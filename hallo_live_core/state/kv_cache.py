@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,14 @@ from ..errors import PositionError
 
 ATTENTION_WINDOW = 32_760
 """Newest tokens that one cached attention can see; older tokens fall out of sight (spec 02 §4)."""
+
+
+HistoryGradient = Literal["detached", "straight_through"]
+"""What a block in training lets through to the blocks before it (spec 06 §6.4).
+
+detached: nothing, the past is constant. straight_through: values of the clean past, gradient into
+the keys and values of the pass that made its output; what the published weights were trained with.
+"""
 
 
 class LayerCache(Protocol):
@@ -89,12 +97,17 @@ class KVCache:
 class ConcatLayer:
     """The same past for training: nothing is written in place, so gradients stay intact.
 
-    Blocks are kept only when gradients are off (denoising steps before the exit step, and the clean
-    pass); a block with gradients sees the kept past as constants and leaves no trace.
+    `blocks` is what was put here without gradient (steps before the exit step, and the clean pass):
+    the values that later blocks see. `exits` is what came with gradient, kept where gradients go
+    `straight_through`; else the past is constant and a block with gradient leaves no trace.
     """
 
     window: int = ATTENTION_WINDOW
+    history_gradient: HistoryGradient = "detached"
     blocks: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict[int, tuple[Tensor, Tensor]]
+    )
+    exits: dict[int, tuple[Tensor, Tensor]] = field(
         default_factory=dict[int, tuple[Tensor, Tensor]]
     )
 
@@ -103,19 +116,33 @@ class ConcatLayer:
         current = (keys.to(values.dtype), values)
         if not torch.is_grad_enabled():
             self.blocks[start] = current
-        past = [self.blocks[position] for position in sorted(self.blocks) if position < start]
+        elif self.history_gradient == "straight_through":
+            self.exits[start] = current
+        past = [self._settled(position) for position in sorted(self.blocks) if position < start]
         seen = [*past, current]
         return (
             torch.cat([k for k, _ in seen], dim=1)[:, -self.window :],
             torch.cat([v for _, v in seen], dim=1)[:, -self.window :],
         )
 
+    def _settled(self, start: int) -> tuple[Tensor, Tensor]:
+        keys, values = self.blocks[start]
+        if start not in self.exits or not torch.is_grad_enabled():
+            return keys, values
+        exit_keys, exit_values = self.exits[start]
+        return _straight_through(keys, exit_keys), _straight_through(values, exit_values)
+
 
 class ConcatCache:
     """A `ConcatLayer` per layer: the cache of a self-rollout with gradient (spec 06 §6.4)."""
 
-    def __init__(self, num_layers: int, window: int = ATTENTION_WINDOW) -> None:
-        self.layers = [ConcatLayer(window) for _ in range(num_layers)]
+    def __init__(
+        self,
+        num_layers: int,
+        window: int = ATTENTION_WINDOW,
+        history_gradient: HistoryGradient = "detached",
+    ) -> None:
+        self.layers = [ConcatLayer(window, history_gradient) for _ in range(num_layers)]
 
     def layer(self, index: int) -> ConcatLayer:
         """The past of one layer."""
@@ -124,7 +151,11 @@ class ConcatCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all kept blocks."""
-        kept = [pair for layer in self.layers for pair in layer.blocks.values()]
+        kept = [
+            pair
+            for layer in self.layers
+            for pair in (*layer.blocks.values(), *layer.exits.values())
+        ]
         return sum(k.nbytes + v.nbytes for k, v in kept)
 
 
@@ -139,3 +170,8 @@ class Cache(Protocol):
     def nbytes(self) -> int:
         """Bytes held."""
         ...
+
+
+def _straight_through(value: Tensor, carrier: Tensor) -> Tensor:
+    """`value` exactly, with the gradient of `carrier`."""
+    return value + (carrier - carrier.detach())

@@ -13,7 +13,7 @@ from ..errors import ShapeError
 from ..functional.blocks import ClipPlan
 from ..functional.rope import RotaryTables
 from ..types import TextContext
-from .kv_cache import Cache
+from .kv_cache import Cache, HistoryGradient
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, [b, l, n, d] each."""
@@ -111,6 +111,7 @@ class SessionState:
     video_self: keys and values of the video's self-attention, in the video stream's heads.
     video_cross: made of video tokens for the audio's cross-attention, in the audio stream's heads.
     audio_history: [b, a, c], of which the latents of finished blocks are meaningful.
+    history_gradient: for training; what a block lets through to the blocks before it.
     """
 
     plan: ClipPlan
@@ -123,6 +124,7 @@ class SessionState:
     audio_history: Tensor
     window: int
     next_block: int = 0
+    history_gradient: HistoryGradient = "detached"
 
     @property
     def nbytes(self) -> int:
