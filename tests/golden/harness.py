@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-AREAS = ("core", "vae", "rewards")
+AREAS = ("core", "vae", "train", "rewards")
 DEFAULT_ROOT = Path(__file__).parent / "data"
 
 RESULTS = ("out.", "cache.", "mask.")

@@ -1,0 +1,1 @@
+"""Losses: networks, clips and recorded draws in; a number with its gradient out."""

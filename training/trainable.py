@@ -1,0 +1,116 @@
+"""Which parameters train, and how fast each group learns (spec 06 §11).
+
+Everything is said in published names such as `video_model.blocks.3.self_attn.q.weight`; a name is
+chosen by what it contains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hallo_live_core.errors import RequestError
+from hallo_live_core.models.dit.weights import to_published
+
+ATTENTION = ("self_attn.", "cross_attn.")
+"""What trains in stage 2 as published: 48.6 % of all parameters."""
+
+VIDEO, AUDIO = "video_model.", "audio_model."
+
+
+@dataclass(frozen=True, slots=True)
+class TrainableSettings:
+    """partial: only names that contain one of `patterns`. audio_only: nothing of the picture."""
+
+    partial: bool = True
+    patterns: tuple[str, ...] = ATTENTION
+    audio_only: bool = False
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of this published name learns."""
+        if self.audio_only and VIDEO in name:
+            return False
+        return not self.partial or any(pattern in name for pattern in self.patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class AdamWSettings:
+    """The published values of stage 2. A stream without a rate of its own has `lr`."""
+
+    lr: float = 2e-6
+    lr_video: float | None = None
+    lr_audio: float | None = None
+    betas: tuple[float, float] = (0.0, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+
+
+def published_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a `DualStreamDiT` by published name, in the order of the model."""
+    named = dict(model.named_parameters())
+    return {name: named[own] for own, name in zip(named, to_published(named), strict=True)}
+
+
+def freeze(
+    parameters: Mapping[str, nn.Parameter], settings: TrainableSettings
+) -> dict[str, nn.Parameter]:
+    """Let the chosen parameters learn and no others; returns the chosen ones.
+
+    Raises:
+        RequestError: nothing would learn.
+    """
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(settings.trains(name))
+    chosen = {name: p for name, p in parameters.items() if p.requires_grad}
+    if not chosen:
+        raise RequestError(
+            "No parameter would train",
+            found=f"patterns {', '.join(settings.patterns)}",
+            fix=f"use parts of names such as {next(iter(parameters), 'self_attn.')}",
+        )
+    return chosen
+
+
+def parameter_groups(
+    parameters: Mapping[str, nn.Parameter], settings: AdamWSettings
+) -> list[dict[str, Any]]:
+    """Groups of picture, sound and the rest, in this order, each with its rate; empty ones dropped.
+
+    Every group also has its `name`.
+    """
+    rates = {
+        "video": settings.lr if settings.lr_video is None else settings.lr_video,
+        "audio": settings.lr if settings.lr_audio is None else settings.lr_audio,
+        "shared": settings.lr,
+    }
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    for name, parameter in parameters.items():
+        members[_stream(name)].append(parameter)
+    return [
+        {"name": name, "params": found, "lr": rates[name]}
+        for name, found in members.items()
+        if found
+    ]
+
+
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], settings: AdamWSettings
+) -> torch.optim.AdamW:
+    """AdamW over the groups; decay applies to all, norms and biases too, as in the reference."""
+    return torch.optim.AdamW(
+        parameter_groups(parameters, settings),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _stream(name: str) -> str:
+    if VIDEO in name:
+        return "video"
+    return "audio" if AUDIO in name else "shared"
