@@ -95,7 +95,7 @@ def talking_head(
     """A clip whose sound is `late` seconds behind its picture."""
     times = (torch.arange(round(seconds * fps), dtype=torch.float64) + 0.5) / float(fps)
     grey = (120 + GREY_PER_NEPER * voice(times)).round().clamp(0, 255).to(torch.uint8)
-    frames = grey[:, None, None, None].expand(-1, *size, 3).contiguous()
+    frames = grey[:, None, None, None].expand(-1, *size, 3)
     t = torch.arange(round(seconds * rate), dtype=torch.float64) / rate
     sound = 0.02 * voice(t - late).exp() * torch.sin(2 * math.pi * 440 * t)
     return Clip(frames, fps, sound.float().expand(channels, -1), rate)
