@@ -118,6 +118,12 @@ def config_from_state_dict(
         )
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"This is not {MODEL}", found=f"no usable {error}") from error
+    if min(config.num_heads, config.num_kv_heads, config.vision_heads) < 1:
+        raise CheckpointError(
+            f"This {MODEL} has other heads than the published one",
+            found=f"{queries} wide queries",
+            fix=f"put the config.json of its {MODEL_TYPE} beside it",
+        )
     if patch != [PAIR, PATCH, PATCH] or shapes.get(HEAD) != (1, dim):
         raise CheckpointError(f"This is not {MODEL}", found=f"patches {patch}")
     return config
