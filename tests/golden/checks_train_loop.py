@@ -1,4 +1,4 @@
-"""Checks of training around the networks: tables, rewards, what trains, and the order of the loop."""
+"""Checks of training around the networks: tables, rewards, what trains, order of the loop."""
 
 from __future__ import annotations
 
