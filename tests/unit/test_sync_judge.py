@@ -63,7 +63,7 @@ def test_a_face_is_reported_where_it_was_planted():
 
 
 def test_frames_of_4k_are_searched_smaller_and_boxes_stay_true():
-    clip = talking_head(seconds=2.1, size=(2160, 3840))
+    clip = talking_head(seconds=2.2, fps=Fraction(12), size=(2160, 3840))
     score = judge((0.25, 0.25, 0.5, 0.75)).score(clip)
     assert torch.allclose(score.details.faces[0].boxes[0, 0], torch.tensor(960.0).double())
     assert "faces were searched at 480x270, frames are 3840x2160" in score.reasons
