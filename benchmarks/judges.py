@@ -17,13 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hallo_live_core.checkpoints.tiny_judges_hf import train_tokenizer
+from hallo_live_core.devices import default_dtype
+from hallo_live_core.rewards.audiobox import AudioBox, AudioBoxConfig, AudioJudge
 from hallo_live_core.rewards.base import Clip, JudgeProgress, Reward
 from hallo_live_core.rewards.sync.judge import SyncJudge
 from hallo_live_core.rewards.sync.s3fd import S3FD
 from hallo_live_core.rewards.sync.syncnet import SyncNet
+from hallo_live_core.rewards.videoalign import VideoAlign, VideoAlignConfig, VideoJudge
+from hallo_live_core.rewards.videoalign.prompt import tokenizer_from_json
 
 FPS, SAMPLE_RATE = Fraction(24), 16_000
 FACE_LEVEL, CERTAIN = 4, 20.0
+SPREAD = 0.02
 
 
 class OneFace(S3FD):
@@ -42,7 +48,25 @@ def sync_judge(device: torch.device) -> SyncJudge:
     return SyncJudge(ready(OneFace(), device), ready(SyncNet(), device))
 
 
-JUDGES: dict[str, Callable[[torch.device], Reward]] = {"sync": sync_judge}
+def audio_judge(device: torch.device) -> AudioJudge:
+    return AudioJudge(ready(AudioBox(AudioBoxConfig()), device))
+
+
+def video_judge(device: torch.device) -> VideoJudge:
+    """With a small vocabulary, which makes the text about half as long again."""
+    network = VideoAlign(VideoAlignConfig(), device="meta", dtype=default_dtype(device))
+    network = network.to_empty(device=device)
+    for parameter in network.parameters():
+        parameter.uniform_(-SPREAD, SPREAD)
+    network.make_frequencies()
+    return VideoJudge(network, tokenizer_from_json(train_tokenizer()))
+
+
+JUDGES: dict[str, Callable[[torch.device], Reward]] = {
+    "sync": sync_judge,
+    "audio": audio_judge,
+    "video": video_judge,
+}
 
 
 def ready(module: nn.Module, device: torch.device) -> nn.Module:
