@@ -1,0 +1,217 @@
+"""Checkpoints from which a run goes on exactly: written aside, renamed when complete.
+
+A checkpoint is a folder `step_<number>`: one safetensors file per process with its tensors, and
+`state.json` with counters, recipe and layout. A folder under that name is whole. Pieces of sharded
+tensors are cut along the first axis, so any number of processes can put them together again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hallo_live_core.checkpoints.safetensors_writer import write_safetensors
+from hallo_live_core.errors import CheckpointError
+
+from .parallel import Processes, is_sharded, local
+
+STATE_FILE = "state.json"
+UNFINISHED = ".unfinished"
+FOLDER = re.compile(r"step_(\d+)")
+OWN = "process."
+"""Tensors of one process only, such as states of random generators."""
+
+
+@dataclass
+class Snapshot:
+    """All that a run is. Tensors are live: saving reads them, `restore` writes into copies.
+
+    tensors: by name, sharded ones as they are. state: plain values for JSON.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def save(root: Path, step: int, snapshot: Snapshot, processes: Processes, *, keep: int) -> Path:
+    """Write a checkpoint; only the last `keep` remain. Every process must call this.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    target = Path(root) / f"step_{step:08d}"
+    aside = Path(root) / f"{target.name}{UNFINISHED}"
+    if processes.is_main:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    processes.wait()
+    sharded = sorted(name for name, tensor in snapshot.tensors.items() if is_sharded(tensor))
+    mine = {
+        name: local(tensor).detach()
+        for name, tensor in snapshot.tensors.items()
+        if processes.is_main or name in set(sharded) or name.startswith(OWN)
+    }
+    write_safetensors(aside / _file_name(processes.rank), mine, metadata={"format": "pt"})
+    processes.wait()
+    if processes.is_main:
+        state = snapshot.state | {"processes": processes.count, "sharded": sharded, "step": step}
+        _write_durably(aside / STATE_FILE, json.dumps(state, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+        _sync(Path(root))
+        for old in checkpoints(root)[:-keep]:
+            shutil.rmtree(old)
+    processes.wait()
+    return target
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Complete checkpoints below a folder, oldest first."""
+    found = [path for path in Path(root).glob("step_*") if FOLDER.fullmatch(path.name)]
+    return sorted(found)
+
+
+def load(path: Path, processes: Processes) -> Snapshot:
+    """A checkpoint as this process needs it: whole tensors, and its pieces of sharded ones.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    state = read_state(path)
+    files = [_open(Path(path) / _file_name(rank)) for rank in range(state["processes"])]
+    sharded = set(state["sharded"])
+    tensors: dict[str, Tensor] = {}
+    for name in files[0].keys():  # noqa: SIM118 - a file, not a dict
+        if name in sharded:
+            whole = torch.cat([file.get_tensor(name) for file in files])
+            tensors[name] = piece(whole, processes) if processes.sharded else whole
+        elif not name.startswith(OWN):
+            tensors[name] = files[0].get_tensor(name)
+    if processes.rank < len(files):
+        own = files[processes.rank]
+        names = [name for name in own.keys() if name.startswith(OWN)]  # noqa: SIM118
+        tensors |= {name: own.get_tensor(name) for name in names}
+    return Snapshot(tensors, state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint.
+
+    Raises:
+        CheckpointError: this is no checkpoint of ours, or damaged.
+    """
+    try:
+        return json.loads((Path(path) / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of a run", found=error) from error
+
+
+def restore(into: Mapping[str, Tensor], snapshot: Snapshot, prefix: str, source: object) -> None:
+    """Copy the tensors called `prefix` + name into live ones of the same names and sizes.
+
+    Raises:
+        CheckpointError: names or sizes differ: another network.
+    """
+    stored = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in snapshot.tensors.items()
+        if name.startswith(prefix)
+    }
+    for name in into.keys() | stored.keys():
+        if name not in into or name not in stored:
+            where = "checkpoint" if name not in stored else "network"
+            raise _misfit(source, f"{name} is not in the {where}")
+        if local(into[name]).shape != stored[name].shape:
+            shapes = f"{list(stored[name].shape)} instead of {list(local(into[name]).shape)}"
+            raise _misfit(source, f"{name} {shapes}")
+    with torch.no_grad():
+        for name, tensor in into.items():
+            local(tensor).copy_(stored[name])
+
+
+def piece(whole: Tensor, processes: Processes) -> Tensor:
+    """This process's part of a tensor along its first axis, as FSDP2 cuts it."""
+    parts = torch.chunk(whole, processes.count)
+    return parts[processes.rank] if processes.rank < len(parts) else whole[:0]
+
+
+def random_states() -> dict[str, Tensor]:
+    """States of torch's generators in this process."""
+    states = {f"{OWN}random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"{OWN}random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random_states(snapshot: Snapshot) -> None:
+    """Set torch's generators as they were; those of further processes stay."""
+    if f"{OWN}random.cpu" in snapshot.tensors:
+        torch.set_rng_state(snapshot.tensors[f"{OWN}random.cpu"])
+    if torch.cuda.is_available() and f"{OWN}random.cuda" in snapshot.tensors:
+        torch.cuda.set_rng_state(snapshot.tensors[f"{OWN}random.cuda"])
+
+
+def git_hash() -> str | None:
+    """The commit of this code, None outside a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _file_name(rank: int) -> str:
+    return f"process_{rank:05d}.safetensors"
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - safetensors has no types
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is missing or damaged",
+            found=error,
+            fix="delete this checkpoint; the run goes on from the one before",
+        ) from error
+
+
+def _misfit(source: object, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source} is a checkpoint of another network",
+        found=found,
+        fix="use the run's own recipe, or another run.folder",
+    )
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""`python -m training PHASE --config RECIPE [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hallo_live_core.errors import HalloLiveError
+
+from .config_reader import RecipeError
+from .parallel import Processes
+from .recipe import PHASES, Recipe, load_recipe
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+Action = Callable[[Recipe, Processes], object]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors of ours are one line on stderr."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        return options.run(options)
+    except HalloLiveError as error:
+        if options.verbose:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; start the same command again to go on\n")
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; each stores the function to call as `run`."""
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train a student.")
+    parser.add_argument("--verbose", action="store_true", help="log details, show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name in PHASES:
+        phase = commands.add_parser(name, help=_HELP[name])
+        phase.add_argument("--config", type=Path, required=True, metavar="RECIPE")
+        phase.add_argument("overrides", nargs="*", metavar="key=value")
+        phase.set_defaults(run=run_phase, phase=name)
+    return parser
+
+
+def run_phase(options: argparse.Namespace) -> int:
+    """Read the recipe, find the processes, run the phase."""
+    recipe = load_recipe(options.config, options.overrides)
+    if recipe.phase != options.phase:
+        raise RecipeError(
+            f"{options.config} is a recipe of another phase",
+            found=recipe.phase,
+            fix=f"python -m training {recipe.phase} --config {options.config}",
+        )
+    processes = Processes(recipe.parallel, cpu=recipe.run.cpu)
+    try:
+        _ACTIONS[recipe.phase](recipe, processes)
+    finally:
+        processes.close()
+    return 0
+
+
+def _encode(recipe: Recipe, processes: Processes) -> None:
+    from .phases.encode import encode
+
+    encode(recipe, processes)
+
+
+def _pairs(recipe: Recipe, processes: Processes) -> None:
+    from .phases.pairs import make_pairs
+
+    make_pairs(recipe, processes)
+
+
+def _teacher(recipe: Recipe, processes: Processes) -> None:
+    from .phases.flow_matching import FlowMatching
+    from .trainer import Trainer
+
+    Trainer(recipe, processes, FlowMatching(recipe, processes)).run()
+
+
+def _ode(recipe: Recipe, processes: Processes) -> None:
+    from .phases.ode_init import ODEInit
+    from .trainer import Trainer
+
+    Trainer(recipe, processes, ODEInit(recipe, processes)).run()
+
+
+def _distill(recipe: Recipe, processes: Processes) -> None:
+    from .phases.distill import Distillation
+    from .trainer import Trainer
+
+    Trainer(recipe, processes, Distillation(recipe, processes)).run()
+
+
+_ACTIONS: dict[str, Action] = {
+    "encode-prompts": _encode,
+    "make-ode-pairs": _pairs,
+    "train-teacher": _teacher,
+    "train-ode": _ode,
+    "train-hpdmd": _distill,
+}
+_HELP = {
+    "encode-prompts": "prompts -> text embeddings",
+    "make-ode-pairs": "the teacher's trajectories",
+    "train-teacher": "flow matching on clean clips",
+    "train-ode": "stage 1: a student from trajectories",
+    "train-hpdmd": "stage 2: distribution matching, joint or sound only",
+}

@@ -1,0 +1,1 @@
+"""What training reads and writes: prompts, text embeddings, clips and trajectories."""

@@ -1,0 +1,161 @@
+"""One process or many: what accelerate found, and the few collective calls that training makes.
+
+Networks are either whole on every process, and gradients are averaged once per update, or (FSDP2)
+cut into pieces layer by layer. Nothing else in training knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hallo_live_core.errors import HalloLiveError
+from hallo_live_core.models.dit import DualStreamDiT
+
+from .config_reader import RecipeError
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+ENTRY_POINTS = ("settle", "embed_text", "embed_times")
+"""Ways into the network besides `forward`; sharded weights must be gathered for them too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelSettings:
+    """How networks are laid out.
+
+    shard: cut networks into pieces (FSDP2); `auto` does what `accelerate launch` was told.
+    keep_gathered: keep a layer's weights between forward and backward; faster, more memory.
+    precision: of the computation; what learns is always stored in float32.
+    """
+
+    shard: Literal["auto", "yes", "no"] = "auto"
+    keep_gathered: bool = False
+    precision: Literal["float32", "bf16"] = "bf16"
+
+
+class Processes:
+    """This process among its peers. Made once, by the command."""
+
+    def __init__(self, settings: ParallelSettings, *, cpu: bool = False) -> None:
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise HalloLiveError(
+                "Training needs the package accelerate", fix='pip install "hallo-live[train]"'
+            ) from error
+        self.settings = settings
+        self._accelerator = Accelerator(cpu=cpu)
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.count: int = self._accelerator.num_processes
+        plugin = getattr(self._accelerator.state, "fsdp_plugin", None)
+        self.sharded = settings.shard == "yes" or (settings.shard == "auto" and plugin is not None)
+        if self.sharded and not dist.is_initialized():
+            raise RecipeError(
+                "Sharding needs processes that know each other",
+                fix="start with accelerate launch --config_file training/accelerate/..., "
+                "or set parallel.shard=no",
+            )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the computation: float32 where there is no bf16 copy of the weights."""
+        return PRECISIONS[self.settings.precision] if self.sharded else torch.float32
+
+    def wait(self) -> None:
+        """Go on when all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def place(self, network: DualStreamDiT, *, learns: bool) -> DualStreamDiT:
+        """Move a network to the device, cut into pieces where wanted.
+
+        What learns becomes float32; what does not takes the dtype of the computation.
+        """
+        network.to(torch.float32 if learns else self.dtype).eval()
+        if self.sharded:
+            return self._sharded(network)
+        network.to(self.device)
+        return network
+
+    def _sharded(self, network: DualStreamDiT) -> DualStreamDiT:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import (
+            MixedPrecisionPolicy,
+            fully_shard,
+            register_fsdp_forward_method,
+        )
+
+        options: dict[str, Any] = {
+            "mesh": init_device_mesh(self.device.type, (self.count,)),
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+            ),
+        }
+        for block in network.blocks:
+            fully_shard(block, reshard_after_forward=not self.settings.keep_gathered, **options)
+            register_fsdp_forward_method(block, "settle")
+        fully_shard(network, **options)
+        for name in ENTRY_POINTS:
+            register_fsdp_forward_method(network, name)
+        return network
+
+    def synchronise(self, network: nn.Module, *, last: bool) -> None:
+        """Before a backward pass: sharded gradients are reduced in the last one only."""
+        if self.sharded:
+            network.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """After the last backward pass of an update: the mean over processes, everywhere."""
+        if self.sharded or self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.count
+
+    def gather(self, values: Tensor) -> Tensor:
+        """[n, ...] of every process, one behind the other in the order of ranks."""
+        if self.count == 1:
+            return values
+        parts = [torch.empty_like(values) for _ in range(self.count)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean over processes of every number; all must give the same names."""
+        if self.count == 1 or not values:
+            return values
+        names = sorted(values)
+        total = torch.tensor([values[name] for name in names], dtype=torch.float64)
+        total = total.to(torch.float32 if self.device.type == "mps" else torch.float64)
+        total = total.to(self.device)
+        dist.all_reduce(total)
+        return dict(zip(names, (total / self.count).tolist(), strict=True))
+
+    def close(self) -> None:
+        """Leave the others."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's piece of a sharded tensor, along the first axis; others as they are."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether other processes hold other pieces of this tensor."""
+    return hasattr(tensor, "to_local")

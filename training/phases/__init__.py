@@ -1,0 +1,1 @@
+"""One module per phase: what it reads, what it computes, what it writes."""

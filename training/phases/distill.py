@@ -1,0 +1,164 @@
+"""`train-hpdmd`: stage 2, student and critic against a frozen teacher (spec 06 §5-§10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hallo_live_core.functional.schedule import NoiseSchedule
+from hallo_live_core.rewards.combine import LossScales, RunningStatistics
+
+from ..config_reader import RecipeError
+from ..data.prompts import read_prompts
+from ..data.sampler import EndlessOrder
+from ..distillation import (
+    DistillationSettings,
+    Networks,
+    critic_backward,
+    draw_step,
+    generator_backward,
+)
+from ..losses.reward_weighting import weigh
+from ..parallel import Processes
+from ..recipe import Recipe
+from ..rollout import RolloutShape
+from ..steps import LoopSettings, plan_iteration
+from ..trainer import MicroBatch
+from ..types import Latents, Prompts
+from .batches import clip_shape, draws_of, open_text, to_device
+from .networks import load_frozen, make_learner
+
+STUDENT, CRITIC = "student", "critic"
+EVENTS = {"update_generator": "update_student"}
+"""What the order of the loop calls otherwise."""
+
+
+class LatentJudge(Protocol):
+    """Scores clips from their latents."""
+
+    def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Values [b] by judge, higher is better, NaN where a judge could not tell."""
+        ...
+
+
+class Distillation:
+    """See `trainer.Phase`. judge: gives the scores that `recipe.rewards` names.
+
+    Raises:
+        RecipeError: the recipe wants rewards and there is no judge.
+    """
+
+    def __init__(
+        self, recipe: Recipe, processes: Processes, judge: LatentJudge | None = None
+    ) -> None:
+        check_judge(recipe, judge)
+        self.recipe, self.processes, self.judge = recipe, processes, judge
+        student = make_learner(STUDENT, recipe.model.student, recipe, recipe.optimizer, processes)
+        config = student.network.config
+        critic = make_learner(
+            CRITIC,
+            recipe.model.critic or recipe.model.teacher,
+            recipe,
+            recipe.critic_optimizer,
+            processes,
+            like=config,
+        )
+        self.learners = {STUDENT: student, CRITIC: critic}
+        teacher = load_frozen(recipe.model.teacher, processes, like=config)
+        self.networks = Networks(student.network, critic.network, teacher)
+        self.settings = DistillationSettings(
+            recipe.rollout, recipe.dmd, recipe.scores, recipe.weights
+        )
+        clip = clip_shape(recipe, student.network, recipe.run.micro_batch)
+        self.shape = RolloutShape(clip, NoiseSchedule(recipe.schedule), processes.dtype)
+        self.loop = LoopSettings(
+            generator_every=recipe.generator_every,
+            ema_start_step=recipe.ema.start_step,
+            save_every=recipe.run.save_every,
+            max_steps=recipe.run.max_steps,
+        )
+        prompts = read_prompts(Path(recipe.data.prompts)) if recipe.data.prompts else None
+        self.text = open_text(recipe, config.video.text_dim, prompts)
+        self.order = EndlessOrder(sorted(prompts or self.text.prompts), seed=recipe.run.seed)
+        self.histories: dict[str, RunningStatistics] = {}
+
+    def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:
+        """See `Phase`."""
+        events = plan_iteration(step, self.loop, has_ema=has_ema)
+        return tuple(EVENTS.get(event, event) for event in events)
+
+    def backward(
+        self,
+        learner: str,
+        micro_batch: MicroBatch,
+        scale: float,
+        synchronise: Callable[[bool], None],
+    ) -> dict[str, Tensor]:
+        """See `Phase`."""
+        names = [self.order[position] for position in micro_batch.positions]
+        prompts = Prompts(
+            to_device(self.text.context(names), self.processes),
+            to_device(self.text.negative(len(names)), self.processes),
+        )
+        draw = draw_step(
+            draws_of(self.recipe, micro_batch),
+            self.shape,
+            self.settings,
+            device=self.processes.device,
+            decoupled=learner == STUDENT and self.recipe.dmd.decoupled,
+        )
+        given = (self.networks, prompts, self.shape, draw, self.settings)
+        if learner == CRITIC:
+            return critic_backward(*given, scale=scale, before=synchronise)
+        rewards: dict[str, Tensor] = {}
+
+        def by_rewards(clips: Latents) -> LossScales:
+            return self._scales(clips, names, rewards)
+
+        weigh_clips = None if self.judge is None else by_rewards
+        metrics = generator_backward(*given, weigh=weigh_clips, scale=scale, before=synchronise)
+        exits = torch.tensor(draw.rollout.exits, dtype=torch.float32).mean()
+        return metrics | rewards | {"exit": exits}
+
+    def _scales(
+        self, clips: Latents, names: Sequence[str], rewards: dict[str, Tensor]
+    ) -> LossScales:
+        """Factors of this process's clips, judged among those of all processes."""
+        assert self.judge is not None
+        assert self.recipe.rewards is not None
+        own = self.judge.score(clips, names)
+        scores = {name: self.processes.gather(values) for name, values in own.items()}
+        scales, self.histories = weigh(scores, self.recipe.rewards, self.histories)
+        count, first = len(names), self.processes.rank * len(names)
+        mine = slice(first, first + count)
+        rewards |= {f"reward/{name}": values.nanmean() for name, values in scores.items()}
+        rewards |= {"scale/video": scales.video.mean(), "scale/audio": scales.audio.mean()}
+        return LossScales(scales.video[mine], scales.audio[mine])
+
+    def state(self) -> dict[str, Any]:
+        """See `Phase`."""
+        return {"histories": {name: asdict(history) for name, history in self.histories.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Phase`."""
+        stored = state["histories"].items()
+        self.histories = {name: RunningStatistics(**values) for name, values in stored}
+
+
+def check_judge(recipe: Recipe, judge: LatentJudge | None) -> None:
+    """Refuse rewards that nobody gives.
+
+    Raises:
+        RecipeError: the recipe names judges and there is none.
+    """
+    if recipe.rewards is not None and judge is None:
+        raise RecipeError(
+            "The recipe weighs clips by rewards, but no judge is connected to training",
+            found=", ".join(recipe.rewards.judges),
+            fix="remove the group rewards: plain distribution matching",
+        )

@@ -1,0 +1,75 @@
+"""`train-ode`: stage 1, from any state of a trajectory straight to its end (spec 06 §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hallo_live_core.functional.schedule import NoiseSchedule
+
+from ..data.ode_pairs import open_pairs
+from ..draws import draw_states
+from ..losses.ode import ode_loss
+from ..parallel import Processes
+from ..recipe import Recipe
+from ..trainer import MicroBatch
+from .batches import Batches, draws_of, open_text, prompts_of, to_device
+from .flow_matching import plan_of_one
+from .networks import make_learner
+
+PER_SAMPLE = ("video_errors", "times")
+"""What the loss reports for every sample, which is not for the log."""
+
+
+class ODEInit:
+    """See `trainer.Phase`."""
+
+    def __init__(self, recipe: Recipe, processes: Processes) -> None:
+        student = make_learner("student", recipe.model.student, recipe, recipe.optimizer, processes)
+        self.recipe, self.processes = recipe, processes
+        self.learners = {"student": student}
+        self.schedule = NoiseSchedule(recipe.schedule)
+        config = student.network.config
+        pairs = open_pairs(Path(recipe.data.pairs), recipe.clip, config, verify=recipe.data.verify)
+        self.text = open_text(recipe, config.video.text_dim, prompts_of(pairs))
+        self.batches = Batches(pairs, recipe, processes)
+
+    def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:
+        """See `Phase`."""
+        return plan_of_one(self.recipe, step, has_ema=has_ema)
+
+    def backward(
+        self,
+        learner: str,  # noqa: ARG002 - there is one
+        micro_batch: MicroBatch,
+        scale: float,
+        synchronise: Callable[[bool], None],
+    ) -> dict[str, Tensor]:
+        """See `Phase`."""
+        recipe = self.recipe
+        trajectory, prompts = self.batches.read(micro_batch)
+        draws = draws_of(recipe, micro_batch)
+        states = draw_states(draws, recipe.plan.num_blocks, len(self.schedule.steps))
+        loss = ode_loss(
+            self.learners["student"].network,
+            trajectory,
+            states.to(self.processes.device),
+            to_device(self.text.context(prompts), self.processes),
+            blocks=recipe.blocks,
+            schedule=self.schedule,
+            weights=recipe.weights,
+            zero_padding=recipe.ode.zero_padding,
+        )
+        synchronise(True)
+        (loss.total * scale).backward()
+        return {name: value for name, value in loss.metrics.items() if name not in PER_SAMPLE}
+
+    def state(self) -> dict[str, Any]:
+        """See `Phase`."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `Phase`."""

@@ -1,0 +1,200 @@
+"""A recipe: everything that fixes a run, in groups. `training/recipes/` holds ready ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hallo_live_core.config import BlockSizes, ScheduleConfig
+from hallo_live_core.functional.blocks import ClipPlan
+from hallo_live_core.sampling.teacher import TeacherSettings
+
+from .config_reader import RecipeError, build, merge, parse_override, read_yaml
+from .data.ode_pairs import ClipSize
+from .logs import SINKS
+from .losses.dmd import DMDSettings
+from .losses.reward_weighting import RewardSettings
+from .parallel import ParallelSettings
+from .rollout import RolloutSettings
+from .schedules import ScoreTimeSettings
+from .trainable import AdamWSettings, TrainableSettings
+from .types import StreamWeights
+
+PhaseName = Literal["encode-prompts", "make-ode-pairs", "train-teacher", "train-ode", "train-hpdmd"]
+PHASES: tuple[str, ...] = get_args(PhaseName)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Where a run lives and how long it goes.
+
+    global_batch: samples of one update, over all processes. micro_batch: of one backward pass.
+    keep: checkpoints that remain. max_bad_updates: not finite, in a row, before the run stops.
+    """
+
+    folder: str
+    seed: int = 103
+    max_steps: int = 1000
+    global_batch: int = 8
+    micro_batch: int = 1
+    save_every: int = 500
+    keep: int = 3
+    log_every: int = 1
+    log_to: tuple[str, ...] = ()
+    max_bad_updates: int = 10
+    cpu: bool = False
+
+    def __post_init__(self) -> None:
+        least = min(self.max_steps, self.global_batch, self.micro_batch, self.save_every, self.keep)
+        if least < 1 or self.log_every < 1:
+            raise RecipeError("Steps, batches and checkpoints are counted from 1", found=least)
+        unknown = [name for name in self.log_to if name not in SINKS]
+        if unknown:
+            raise RecipeError("Unknown log", found=unknown[0], fix=" or ".join(SINKS))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Weight files, any that the loaders know. critic: the teacher's if empty.
+
+    student: what learns, in train-teacher too.
+    """
+
+    student: str = ""
+    teacher: str = ""
+    critic: str = ""
+    text_encoder: str = ""
+    tokenizer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """prompts: CSV. The rest are folders of shards; `pairs` may be the reference's LMDB.
+
+    verify: compare checksums before the run, which reads everything. skip: file of keys, one a
+    line, that are left out. samples_per_shard: of what is written.
+    """
+
+    text: str
+    prompts: str = ""
+    pairs: str = ""
+    clips: str = ""
+    skip: str = ""
+    verify: bool = False
+    samples_per_shard: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EMASettings:
+    """The student's moving average (spec 06 §11): made at the end of step `start_step`."""
+
+    decay: float = 0.99
+    start_step: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PairSettings:
+    """Trajectories (spec 06 §3).
+
+    one_seed: all prompts from the recipe's seed, as the reference does; else a seed per prompt.
+    correlated_noise: sound starts from the picture's noise, as in the reference.
+    """
+
+    one_seed: bool = False
+    correlated_noise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ODESettings:
+    """Stage 1 (spec 06 §4). zero_padding: show the reference's zero keys at the end of a clip."""
+
+    zero_padding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTraining:
+    """Flow matching of the teacher. drop_text: share of samples that see the negative prompt."""
+
+    drop_text: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One run of one phase.
+
+    generator_every: steps of stage 2 per update of the student; the critic learns in each.
+    rewards: none unless given.
+    """
+
+    phase: PhaseName
+    run: RunSettings
+    data: DataSettings
+    model: ModelSettings = field(default_factory=ModelSettings)
+    clip: ClipSize = field(default_factory=ClipSize)
+    blocks: BlockSizes = field(default_factory=BlockSizes)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainableSettings = field(default_factory=TrainableSettings)
+    optimizer: AdamWSettings = field(default_factory=AdamWSettings)
+    critic_optimizer: AdamWSettings = field(default_factory=lambda: AdamWSettings(lr=4e-7))
+    max_grad_norm: float = 10.0
+    ema: EMASettings = field(default_factory=EMASettings)
+    sampling: TeacherSettings = field(default_factory=TeacherSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    teacher_training: TeacherTraining = field(default_factory=TeacherTraining)
+    ode: ODESettings = field(default_factory=ODESettings)
+    generator_every: int = 5
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    scores: ScoreTimeSettings = field(default_factory=ScoreTimeSettings)
+    dmd: DMDSettings = field(default_factory=DMDSettings)
+    weights: StreamWeights = field(default_factory=StreamWeights)
+    rewards: RewardSettings | None = None
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+
+    def __post_init__(self) -> None:
+        _ = self.plan
+        for group, name in _NEEDED[self.phase]:
+            if not getattr(getattr(self, group), name):
+                raise RecipeError(f"The phase {self.phase} needs {group}.{name}", fix="name it")
+
+    @property
+    def plan(self) -> ClipPlan:
+        """The training clip as blocks."""
+        return ClipPlan.of(self.clip.video_latents, self.clip.audio_latents, self.blocks)
+
+
+REFERENCE_5B: dict[str, Any] = {
+    "run": {"seed": 103},
+    "pairs": {"one_seed": True, "correlated_noise": True},
+    "ode": {"zero_padding": True},
+    "rollout": {"history_gradient": "straight_through"},
+}
+"""What the reference does and the defaults here do not (spec 06 §16)."""
+
+PRESETS: dict[str, dict[str, Any]] = {"reference-5b": REFERENCE_5B}
+
+_NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
+    "encode-prompts": (("data", "prompts"), ("model", "text_encoder"), ("model", "tokenizer")),
+    "make-ode-pairs": (("data", "pairs"), ("model", "teacher")),
+    "train-teacher": (("data", "clips"), ("model", "student")),
+    "train-ode": (("data", "pairs"), ("model", "student")),
+    "train-hpdmd": (("model", "student"), ("model", "teacher")),
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe; its `preset` lies below it, `key=value` overrides above.
+
+    Raises:
+        RecipeError: an unknown key or preset, a wrong value, or something is missing.
+    """
+    content = read_yaml(path)
+    for override in overrides:
+        content = merge(content, parse_override(override))
+    preset = content.pop("preset", None)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise RecipeError("Unknown preset", found=preset, fix="use " + " or ".join(PRESETS))
+        content = merge(PRESETS[preset], content)
+    return build(Recipe, content)

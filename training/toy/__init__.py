@@ -1,0 +1,1 @@
+"""A world small enough to learn in minutes, where every claim about training can be measured."""
