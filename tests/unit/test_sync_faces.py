@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from hallo_live_core.rewards.sync.crop import (
     GREY,
@@ -12,6 +13,7 @@ from hallo_live_core.rewards.sync.crop import (
     cut,
     median_filter,
 )
+from hallo_live_core.rewards.sync.resize import resize
 from hallo_live_core.rewards.sync.tracking import Detection, link, overlap
 
 
@@ -99,6 +101,16 @@ def test_a_box_outside_of_the_frame_gives_a_grey_crop():
         path = crop_path(torch.tensor([[far, far, far + 50, far + 50]]).repeat(13, 1))
         crops = crop_faces([frame], crop_boxes(path)[6:7])
         assert crops.unique().tolist() == [GREY]
+
+
+@pytest.mark.parametrize("size", [(10, 14), (37, 20), (64, 64), (1, 1)])
+def test_resizing_equals_that_of_torch(size):
+    frames = torch.randint(0, 256, (2, 37, 53, 3), dtype=torch.uint8)
+    expected = functional.interpolate(
+        frames.permute(0, 3, 1, 2).double(), size=size, mode="bilinear", align_corners=False
+    )
+    error = resize(frames, *size).double() - expected.permute(0, 2, 3, 1)
+    assert error.abs().max() <= 0.5 + 1e-3
 
 
 def test_a_crop_of_224_pixels_is_not_resampled():

@@ -55,9 +55,7 @@ def test_counters_of_batch_norms_may_be_absent(files):
 
 
 def test_exchanged_files_are_named(files):
-    with pytest.raises(
-        CheckpointError, match=r"is not SyncNet v2\. Found: .* the S3FD"
-    ):
+    with pytest.raises(CheckpointError, match=r"is not SyncNet v2\. Found: .* the S3FD"):
         load_syncnet(files / "sfd_face.pth")
     with pytest.raises(CheckpointError, match=r"not the S3FD face detector\. Found: .* SyncNet v2"):
         load_face_detector(files / "syncnet_v2.model")

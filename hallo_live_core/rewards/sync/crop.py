@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .resize import resize
+
 CROP_SIZE = 224
 GREY = 110
 """What lies beyond the frame."""
@@ -93,11 +95,7 @@ def crop_faces(frames: Sequence[Tensor], boxes: Sequence[CropBox]) -> Tensor:
     """uint8 [n, 224, 224, 3]: every frame [h, w, 3] cut and resized, bilinear, no antialiasing."""
     crops = frames[0].new_empty((len(boxes), CROP_SIZE, CROP_SIZE, 3))
     for crop, frame, box in zip(crops, frames, boxes, strict=True):
-        image = cut(frame, box).permute(2, 0, 1)[None].float()
-        resized = functional.interpolate(
-            image, size=(CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False
-        )
-        crop.copy_(resized[0].round().permute(1, 2, 0))
+        crop.copy_(resize(cut(frame, box)[None], CROP_SIZE, CROP_SIZE)[0])
     return crops
 
 

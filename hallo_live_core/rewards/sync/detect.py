@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..base import Watch
+from .resize import resize
 from .s3fd import S3FD
 
 SCALE = 0.25
@@ -74,10 +74,7 @@ def scaled_size(height: int, width: int) -> tuple[int, int]:
 
 def scale_frames(frames: Tensor) -> Tensor:
     """uint8 [f, h, w, 3] at the size of the network's input: bilinear without antialiasing."""
-    size = scaled_size(frames.shape[1], frames.shape[2])
-    images = frames.permute(0, 3, 1, 2).float()
-    scaled = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1)
+    return resize(frames, *scaled_size(frames.shape[1], frames.shape[2]))
 
 
 def normalise(scaled: Tensor) -> Tensor:
