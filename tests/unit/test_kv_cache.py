@@ -90,3 +90,24 @@ def test_with_gradient_the_past_is_constant_and_the_block_leaves_no_trace():
     (seen_keys.sum() + seen_values.sum()).backward()
     assert keys.grad is not None and torch.equal(keys.grad, torch.ones_like(keys))
     assert concat.nbytes == before
+
+
+def test_straight_through_a_block_sees_clean_values_and_teaches_the_pass_that_made_its_past():
+    layer = ConcatCache(1, history_gradient="straight_through").layer(0)
+    exit_keys, exit_values = (x.requires_grad_() for x in block(1))
+    layer.extend(0, exit_keys, exit_values)
+    with torch.no_grad():
+        layer.extend(0, *block(2))
+    keys, values = layer.extend(2, *block(3))
+    assert torch.equal(keys[:, :2], block(2)[0]) and torch.equal(values[:, :2], block(2)[1])
+    (keys.sum() + 2 * values.sum()).backward()
+    assert torch.equal(exit_keys.grad, torch.ones_like(exit_keys))
+    assert torch.equal(exit_values.grad, 2 * torch.ones_like(exit_values))
+
+
+def test_straight_through_nothing_is_kept_of_passes_without_gradient():
+    layer = ConcatCache(1, history_gradient="straight_through").layer(0)
+    layer.extend(0, *(x.requires_grad_() for x in block(1)))
+    with torch.no_grad():
+        layer.extend(0, *block(2))
+        assert not any(x.requires_grad for x in layer.extend(2, *block(3)))
