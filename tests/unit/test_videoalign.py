@@ -26,14 +26,19 @@ from hallo_live_core.rewards.videoalign.judge import NO_PROMPT, PUBLISHED_NORM, 
 from hallo_live_core.rewards.videoalign.network import VideoAlign, reward_head
 
 AXES = ("VQ", "MQ", "TA")
-CLOSE = 1e-4
+CLOSE, BF16 = 1e-4, 0.05
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
+def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("video_judge")
     write_tiny_video_judge(folder, torch.Generator().manual_seed(0))
-    return load_video_judge(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(models):
+    return load_video_judge(models)
 
 
 def clip_of(frames=24, height=56, width=84, prompt="A woman waves.", seed=0, fps=24) -> Clip:
@@ -177,6 +182,14 @@ def test_frequencies_are_the_same_however_the_network_is_built_and_stay_float32(
     for name, buffer in on_cpu.items():
         assert torch.equal(buffer, on_meta[name]) and buffer.dtype is torch.float32
         assert buffer[0] == 1 and buffer[-1] < buffer[0]
+
+
+def test_bf16_weights_judge_nearly_as_float32_ones(judge, models):
+    coarse = load_video_judge(models, dtype=torch.bfloat16)
+    assert {p.dtype for p in coarse.network.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in coarse.network.buffers()} == {torch.float32}
+    expected = raw(judge.score(clip_of()))
+    assert raw(coarse.score(clip_of())) == pytest.approx(expected, abs=BF16)
 
 
 def test_the_head_computes_in_float32_from_bf16_and_under_autocast():

@@ -43,7 +43,8 @@ SCALE = Scale(
 """About the normalised value."""
 
 WINDOWS_PER_PASS = 4
-"""Bounds memory: 13 layers of 499 frames per window, and attention over them."""
+"""Bounds memory: 13 layers of 499 frames per window, and attention over them. On a CPU, where
+more at once are no faster, one: a window takes seconds there, and one can stop in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,11 @@ class AudioJudge:
         valid = torch.cat([valid for _, valid in cut])
         watch.done("listen", 0, len(windows))
         raw: list[Tensor] = []
-        for start in range(0, len(windows), WINDOWS_PER_PASS):
-            part = slice(start, start + WINDOWS_PER_PASS)
+        step = 1 if parameter.device.type == "cpu" else WINDOWS_PER_PASS
+        for start in range(0, len(windows), step):
+            part = slice(start, start + step)
             raw.append(self.network(windows[part].to(parameter), valid[part]).cpu().double())
-            watch.done("listen", min(start + WINDOWS_PER_PASS, len(windows)), len(windows))
+            watch.done("listen", min(start + step, len(windows)), len(windows))
         return list(torch.cat(raw).split([len(windows) for windows, _ in cut]))
 
     def _score(self, raw: Tensor, valid: Tensor, notes: tuple[str, ...]) -> Score:
