@@ -110,7 +110,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=117)
     parser.add_argument("--size", default="512x992", metavar="HxW")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--judges", nargs="+", choices=JUDGES, default=list(JUDGES))
+    parser.add_argument(
+        "--judges",
+        nargs="+",
+        choices=JUDGES,
+        default=["sync", "audio"],
+        help="video needs 10 GB of memory, and many minutes without a GPU",
+    )
     options = parser.parse_args()
     height, width = map(int, options.size.split("x"))
     device = torch.device(options.device)
