@@ -32,7 +32,7 @@ class Prompts(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """total: 0-d, with its graph; metrics: 0-d tensors without."""
+    """total: 0-d, with its graph. metrics: without, 0-d unless the loss says otherwise."""
 
     total: Tensor
     metrics: dict[str, Tensor]
