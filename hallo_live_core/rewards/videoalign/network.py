@@ -82,7 +82,9 @@ class VideoAlign(nn.Module):
         embed = self.language_model.get_submodule("embed_tokens")
         ids = ids.to(visual_tokens.device)
         embeddings = embed(ids)
-        embeddings[ids == video_pad] = visual_tokens.to(embeddings.dtype)
+        embeddings = embeddings.masked_scatter(
+            (ids == video_pad)[..., None], visual_tokens.to(embeddings.dtype)
+        )
         positions = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
         out = self.language_model(
             inputs_embeds=embeddings, position_ids=positions, use_cache=False, return_dict=True
