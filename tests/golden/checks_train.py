@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from hallo_live_core.functional.solvers import euler_table
+from hallo_live_core.functional.solvers import euler_table, unipc_table
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.sampling.teacher import Guidance, TeacherSettings
 from hallo_live_core.state.kv_cache import HistoryGradient
@@ -81,7 +81,8 @@ def check_ode_sampling(golden: Golden) -> None:
     stored = tuple(c["stored_states"])
     found = sample_trajectory(teacher, noise, guidance, settings, stored)
     assert_pair(golden, found, "out.{}_ode")
-    table = euler_table(settings.num_steps, settings.shift)
+    make = {"euler": euler_table, "unipc": unipc_table}[settings.solver]
+    table = make(settings.num_steps, settings.shift)
     assert_close(torch.tensor(table.sigmas), golden, "out.sigmas", 1e-6)
     assert_close(torch.tensor(table.timesteps), golden, "out.timesteps", 1e-6)
 

@@ -175,7 +175,8 @@ class Replay:
         return optimizer
 
     def note(self, event: str, **facts) -> None:
-        self.events.append({"step": self.step, "event": event, **facts})
+        if event != "save" or not self.config["no_save"]:
+            self.events.append({"step": self.step, "event": event, **facts})
 
     def backward(self, network: str) -> None:
         """What a loss would leave on the parameters: its recorded gradient, scaled."""

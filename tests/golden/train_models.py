@@ -74,7 +74,10 @@ def load(golden: Golden, role: str) -> DualStreamDiT:
 
 def schedule_of(golden: Golden) -> NoiseSchedule:
     c = golden.meta["config"]
-    return NoiseSchedule(ScheduleConfig(shift=c["shift"], steps=tuple(c["steps"])))
+    context = c.get("context_noise", 0)
+    return NoiseSchedule(
+        ScheduleConfig(shift=c["shift"], steps=tuple(c["steps"]), context_timestep=context)
+    )
 
 
 def blocks_of(golden: Golden) -> BlockSizes:
@@ -82,8 +85,8 @@ def blocks_of(golden: Golden) -> BlockSizes:
     return BlockSizes(c["v_blk"], c["a_blk"], c["lookahead"])
 
 
-def shape_of(golden: Golden, batch: int = 1) -> RolloutShape:
-    c = golden.meta["config"]
+def shape_of(golden: Golden) -> RolloutShape:
+    c, batch = golden.meta["config"], len(golden["in.video_noise"])
     plan = ClipPlan.of(c["F"], c["L"], blocks_of(golden))
     clip = ClipShape(plan, (c["v_ch"], c["H"], c["W"]), c["a_ch"], batch=batch)
     return RolloutShape(clip, schedule_of(golden), WIDE)
