@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from .errors import PromptError
@@ -36,6 +37,14 @@ PAUSE_SECONDS = 0.3
 FILE_NAME_CHARACTERS = 42
 """How much of a prompt goes into a file name (spec 03 §8)."""
 
+FILE_NAME_BYTES = 84
+"""The same in UTF-8: with hash, size, seed and ending it stays below the 143 of encrypted disks."""
+
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
+    port + digit for port in ("COM", "LPT") for digit in "0123456789\u00b9\u00b2\u00b3"
+}
+"""What Windows takes for a device, whatever follows after a dot."""
+
 SNIPPET_CHARACTERS = 24
 """How much text around a mistake an error shows, on each side."""
 
@@ -55,9 +64,11 @@ def check_prompt(text: str) -> None:
     Positions in messages count characters from 1, after HTML entities are resolved.
 
     Raises:
-        PromptError: the prompt is empty, or a tag is misspelt, nested, unopened or unclosed.
+        PromptError: the prompt is empty or no text, or a tag is misspelt, nested, unopened or
+            unclosed.
     """
     text = _unescape(text)
+    _check_characters(text)
     if not text.strip():
         raise PromptError(
             "The prompt is empty",
@@ -129,10 +140,26 @@ def speech_overrun(text: str, seconds: float) -> str | None:
 
 def file_stem(prompt: str, *, height: int, width: int, seed: int) -> str:
     """A file name (without ending) that tells prompts apart on every system (spec 03 §8)."""
-    words = _UNSAFE_IN_FILE_NAMES.sub("_", _ANY_TAG.sub("", prompt)).strip("._")
-    words = words[:FILE_NAME_CHARACTERS].rstrip("._") or "clip"
-    digest = hashlib.md5(prompt.encode(), usedforsecurity=False).hexdigest()[:8]
-    return f"{words}_{digest}_{height}x{width}_{seed}"
+    words = _UNSAFE_IN_FILE_NAMES.sub("_", _ANY_TAG.sub("", prompt))
+    visible = "".join(c for c in words if not unicodedata.category(c).startswith(("C", "Z")))
+    short = visible.strip("._-~")[:FILE_NAME_CHARACTERS].encode()[:FILE_NAME_BYTES]
+    words = short.decode(errors="ignore").rstrip("._") or "clip"
+    head, dot, rest = words.partition(".")
+    if dot and head.upper() in _DEVICES:
+        words = f"{head}_{rest}"
+    digest = hashlib.md5(prompt.encode(errors="surrogatepass"), usedforsecurity=False)
+    return f"{words}_{digest.hexdigest()[:8]}_{height}x{width}_{seed}"
+
+
+def _check_characters(text: str) -> None:
+    """Halves of characters come from broken files and cut-off JSON; nothing can encode them."""
+    for position, character in enumerate(text, 1):
+        if unicodedata.category(character) == "Cs":
+            raise PromptError(
+                f"The prompt has half a character at character {position}",
+                found=f"U+{ord(character):04X}",
+                fix="type that character again, or save the file as UTF-8",
+            )
 
 
 def _unescape(text: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from ..errors import CheckpointError
 from ..models.dit import weights as transformer_weights
 from ..models.dit.fusion import DualStreamDiT
+from ..paths import refuse_link
 from . import identify
 from .assemble import check_fit, reading
 from .config_json import config_to_metadata
@@ -51,5 +52,6 @@ def _check_target(target: Path) -> None:
             found=target.name,
             fix=f"call it {target.stem}.safetensors",
         )
+    refuse_link(target, CheckpointError)
     if target.exists():
         raise CheckpointError(f"{target} exists already", fix="delete it or choose another name")

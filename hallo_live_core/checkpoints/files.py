@@ -32,6 +32,12 @@ WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."
 PREFIX = "model."
 """Training checkpoints keep the network one level down."""
 
+LONGEST_SETTING = 2**17
+"""Characters of JSON; what a file says of itself is shorter."""
+
+LONGEST_NAME = 120
+"""Characters of a tensor's name that a message repeats."""
+
 GIT_LFS = b"version https://git-lfs"
 DOWNLOAD_AGAIN = "download the file again"
 
@@ -69,7 +75,9 @@ def read_file(path: Path, *, ema: bool = True) -> WeightFile:
             f"{path.name} has an ending that is not known for weights",
             fix=f"use one of {', '.join(SAFETENSORS + PICKLES)}",
         )
-    return WeightFile(path.name, take(content, path.name, ema=ema), metadata)
+    tensors = take(content, path.name, ema=ema)
+    _check_tensors(tensors, path)
+    return WeightFile(path.name, tensors, metadata)
 
 
 def take(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]:
@@ -145,13 +153,32 @@ def _check_exists(path: Path) -> None:
             f"There is no file {path}",
             fix="check the path, or put the file into the models directory",
         )
-    with path.open("rb") as file:
-        start = file.read(len(GIT_LFS))
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(GIT_LFS))
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read", found=error) from error
     if start == GIT_LFS or not start:
         raise CheckpointError(
             f"{path.name} is {'a git-lfs pointer, not the file itself' if start else 'empty'}",
             fix=DOWNLOAD_AGAIN,
         )
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Only dense tensors with all their data in the file: others promise more than there is."""
+    for name, tensor in tensors.items():
+        dense = tensor.device.type == "cpu" and tensor.layout == torch.strided
+        if not (dense and not tensor.is_quantized and tensor.nbytes <= _data_bytes(tensor)):
+            raise CheckpointError(
+                f"{path.name} holds a tensor without data of its own and was not used",
+                found=f"{name[:LONGEST_NAME]} {list(tensor.shape)}",
+                fix="ask its author for a .safetensors file",
+            )
+
+
+def _data_bytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -167,9 +194,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _check_entries(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         if "nsupported" in str(error) or "GLOBAL" in str(error):
@@ -184,13 +214,36 @@ def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         raise _damaged(path, error) from error
 
 
+def _check_entries(path: Path) -> None:
+    """torch stores entries as they are; packed ones are no work of its, and may be endless."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(
+                    f"{path.name} is a compressed archive and was not opened",
+                    found=f"{entry.filename[:LONGEST_NAME]}, {entry.file_size:,} bytes unpacked",
+                    fix="choose the file that torch.save wrote; unpack archives first",
+                )
+
+
 def _settings(content: object) -> dict[str, str]:
     """The entries beside the state dict that JSON can hold, as JSON: what a file says of itself."""
     found: dict[str, str] = {}
     for name, entry in content.items() if isinstance(content, Mapping) else ():
-        with contextlib.suppress(TypeError, ValueError):  # tensors
-            found[str(name)] = json.dumps(entry)
+        with contextlib.suppress(TypeError, ValueError, RecursionError):  # tensors, or no end
+            if isinstance(name, str) and (text := _short_json(entry)) is not None:
+                found[name] = text
     return found
+
+
+def _short_json(entry: object) -> str | None:
+    """JSON of an entry, written piece by piece: nested references can make a few bytes endless."""
+    text = ""
+    for piece in json.JSONEncoder().iterencode(entry):
+        text += piece
+        if len(text) > LONGEST_SETTING:
+            return None
+    return text
 
 
 def _culprit(error: Exception) -> str:
@@ -213,5 +266,8 @@ def _damaged(path: Path, reason: object) -> CheckpointError:
 def _outline(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    names = [str(name) for name in list(content)[:4]]
+    names = [
+        name[:LONGEST_NAME] if isinstance(name, str) else f"a {type(name).__name__}"
+        for name in list(content)[:4]
+    ]
     return f"a dict with {', '.join(names)}{', ...' if len(content) > len(names) else ''}"

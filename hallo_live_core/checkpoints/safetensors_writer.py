@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..paths import refuse_link
 
 ALIGNMENT = 8
 """The header is padded with spaces to a multiple of this; the format demands it."""
@@ -42,8 +43,9 @@ def write_safetensors(
     The file appears under its name only when complete.
 
     Raises:
-        CheckpointError: the disk is too full, or the file cannot be written.
+        CheckpointError: the disk is too full, the name is a link, or the file cannot be written.
     """
+    refuse_link(target, CheckpointError)
     names = sorted(tensors)
     stored = {name: _stored_dtype(tensors[name], dtype) for name in names}
     header = _header({name: (tensors[name], stored[name]) for name in names}, metadata)
@@ -52,7 +54,8 @@ def write_safetensors(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_space(target, total)
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # of a run that was killed; a link, by somebody else
+        with partial.open("xb") as file:
             file.write(header)
             for name in names:
                 file.write(_bytes(tensors[name].to(stored[name])))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..paths import refuse_link
 from . import tiny_weights
 from .config_json import config_to_metadata
 from .files import PREFIX, RAW
@@ -32,16 +33,20 @@ COMFYUI_FOLDERS = {
 }
 """Where the files go below ComfyUI's `models`."""
 
+LARGEST_TINY = 2**26
+"""Bytes; a file beyond this is not one of ours, and took somebody long to download."""
+
 
 def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) -> Path:
-    """Write every file that a stream needs into `directory`; existing ones are replaced.
+    """Write every file that a stream needs into `directory`; existing tiny ones are replaced.
 
     The same seed gives the same files. With `comfyui`, `directory` is an installed ComfyUI: the
     files go into the folders of its `models`, the transformer as safetensors. Returns the folder
     below which the files lie.
 
     Raises:
-        CheckpointError: a file cannot be written, or `directory` is no ComfyUI.
+        CheckpointError: a file cannot be written, or is a real model, or `directory` is no
+            ComfyUI.
         HalloLiveError: a package that it needs is not installed.
     """
     root = Path(directory)
@@ -51,8 +56,11 @@ def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) 
         root = root / "models"
 
     def place(name: str) -> Path:
-        return root / COMFYUI_FOLDERS[name] / name if comfyui else root / name
+        return root / COMFYUI_FOLDERS.get(name, "") / name if comfyui else root / name
 
+    for name in (*COMFYUI_FOLDERS, "hallolive_dit.pt"):
+        if name != TOKENIZER_FOLDER:
+            _check_replaceable(place(name))
     generator = torch.Generator().manual_seed(seed)
     transformer = tiny_weights.transformer(generator)
     if comfyui:
@@ -81,6 +89,16 @@ def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) 
     return root
 
 
+def _check_replaceable(target: Path) -> None:
+    refuse_link(target, CheckpointError)
+    if target.is_file() and target.stat().st_size > LARGEST_TINY:
+        raise CheckpointError(
+            f"{target} is no tiny model and was not replaced",
+            found=f"{target.stat().st_size:,} bytes",
+            fix="choose another folder",
+        )
+
+
 def save(target: Path, content: dict[str, Tensor] | dict[str, dict[str, Tensor]]) -> None:
     """Write tensors as torch does; the same tensors give the same bytes.
 
@@ -96,12 +114,15 @@ def write_bytes(target: Path, content: bytes) -> None:
     """Write a file that appears only when it is complete.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: it cannot be written, or the name is a link.
     """
+    refuse_link(target, CheckpointError)
     partial = target.with_name(target.name + PARTIAL)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+        partial.unlink(missing_ok=True)  # of a run that was killed; a link, by somebody else
+        with partial.open("xb") as file:
+            file.write(content)
         partial.replace(target)
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written", found=error) from error

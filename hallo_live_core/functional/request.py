@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import replace
 
 from ..config import HALLO_5B, StreamSettings
@@ -19,6 +20,12 @@ SIZE_STEP = 32
 
 MAX_SEED = 2**64 - 1
 
+MAX_SECONDS = 86_400
+"""A day: beyond the positions of any transformer, and still a number to reckon with."""
+
+LONGEST_VALUE = 40
+"""Characters of a wrong value that a message repeats."""
+
 
 def plan_request(
     request: Request,
@@ -31,21 +38,20 @@ def plan_request(
     Raises:
         RequestError: length, size, seed or look-ahead cannot work.
     """
-    _check_size("height", request.height)
-    _check_size("width", request.width)
+    for name in ("height", "width", "seed", "lookahead"):
+        _check_whole(name, getattr(request, name))
+    _check_size("height", request.height, rope_rows)
+    _check_size("width", request.width, rope_rows)
     if not 0 <= request.seed <= MAX_SEED:
         raise RequestError(f"The seed must lie in 0..{MAX_SEED}", found=request.seed)
-    if not (math.isfinite(request.seconds) and request.seconds > 0):
-        raise RequestError(
-            "A clip needs a length above zero", found=f"{request.seconds} seconds", fix="use 5"
-        )
+    _check_seconds(request.seconds)
     sizes = replace((settings or StreamSettings()).blocks, lookahead=request.lookahead)
     plan = ClipPlan(sizes, math.ceil(request.seconds / SECONDS_PER_BLOCK))
     positions = max(plan.audio_horizon, plan.video_latents)
     if positions > rope_rows:
         longest = (rope_rows - request.lookahead) // sizes.audio_latents
         raise RequestError(
-            f"{request.seconds:g} seconds are more than the transformer has positions for",
+            f"{float(request.seconds):g} seconds are more than the transformer has positions for",
             found=f"{positions} audio latents with look-ahead, at most {rope_rows}",
             fix=f"ask for at most {max(longest, 1)} seconds, or less look-ahead",
         )
@@ -68,11 +74,42 @@ def check_request(
     return plan_request(request, settings, rope_rows=rope_rows)
 
 
-def _check_size(name: str, pixels: int) -> None:
+def _check_size(name: str, pixels: int, rope_rows: int) -> None:
+    largest = SIZE_STEP * rope_rows
+    if pixels > largest:
+        raise RequestError(
+            f"The {name} is more than the transformer has positions for",
+            found=f"{pixels} pixels",
+            fix=f"use at most {largest}",
+        )
     if pixels < SIZE_STEP or pixels % SIZE_STEP:
-        nearest = max(SIZE_STEP, round(pixels / SIZE_STEP) * SIZE_STEP)
+        nearest = max(SIZE_STEP, (pixels + SIZE_STEP // 2) // SIZE_STEP * SIZE_STEP)
         raise RequestError(
             f"The {name} must be a multiple of {SIZE_STEP} pixels",
             found=pixels,
             fix=f"use {nearest}",
         )
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, numbers.Integral) or abs(int(value)) > MAX_SEED:
+        raise RequestError(f"The {name} must be a whole number of 64 bits", found=_short(value))
+
+
+def _check_seconds(seconds: float) -> None:
+    """Longer than this no clip is; the rest is not a length, or nothing that counts."""
+    if not (isinstance(seconds, numbers.Real) and 0 < seconds <= MAX_SECONDS):
+        raise RequestError(
+            f"A clip needs a length above zero, and at most {MAX_SECONDS} seconds",
+            found=f"{_short(seconds)} seconds",
+            fix="use 5",
+        )
+
+
+def _short(value: object) -> str:
+    """A value in a message; the absurd ones are long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."

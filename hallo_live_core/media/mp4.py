@@ -17,6 +17,7 @@ import torch
 
 from ..clock import MediaClock
 from ..errors import MediaError
+from ..paths import refuse_link
 from ..types import MediaChunk
 from .encoders import (
     AAC_FRAME,
@@ -54,7 +55,7 @@ class Mp4Writer:
     until then becomes a complete clip. Nothing is left when no frame was ever written.
 
     Raises:
-        MediaError: PyAV is missing, or the file cannot be written or finished.
+        MediaError: PyAV is missing, a name is a link, or the file cannot be written or finished.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Mp4Writer:
     ) -> None:
         self.path = Path(path)
         self.partial_path = self.path.with_suffix(".partial.mp4")
+        for name in (self.path, self.partial_path):
+            refuse_link(name, MediaError)
         self._clock = clock or MediaClock()
         self._metadata = dict(metadata or {})
         self._growing: _GrowingFile | None = None
