@@ -28,19 +28,16 @@ class LoopSettings:
     """The published values of stage 2.
 
     generator_every: iterations per generator update; the critic is updated in each.
-    accumulation: micro-batches per update. ema_start_step None: no average.
+    ema_start_step: None means no average.
     """
 
     generator_every: int = 5
-    accumulation: int = 1
     ema_start_step: int | None = 200
-    ema_decay: float = 0.99
     save_every: int = 500
     max_steps: int = 6000
-    max_grad_norm: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("generator_every", "accumulation", "save_every", "max_steps"):
+        for name in ("generator_every", "save_every", "max_steps"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} must be at least 1", found=getattr(self, name))
 
@@ -80,21 +77,17 @@ def update(
     optimizer: torch.optim.Optimizer,
     micro_batches: Iterable[Callable[[], None]],
     max_norm: float,
-    *,
-    exchange: Callable[[], None] | None = None,
 ) -> Update:
     """Clear gradients, gather those of the micro-batches, clip, step.
 
     A norm that is not finite leaves the parameters as they are.
 
-    micro_batches: each goes backward with its share (1 / number of them) of the loss.
-    exchange: makes the gradients those of all processes, once, before they are clipped.
+    micro_batches: each goes backward with its share (1 / number of them) of the loss; the last one
+        also exchanges gradients between processes.
     """
     optimizer.zero_grad(set_to_none=True)
     for backward in micro_batches:
         backward()
-    if exchange is not None:
-        exchange()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(clip_gradients(parameters, max_norm))
     applied = math.isfinite(norm)

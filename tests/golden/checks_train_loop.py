@@ -136,9 +136,7 @@ class Replay:
             self.optimizers[network] = self.optimizer(network, rate)
         self.loop = LoopSettings(
             generator_every=self.config["dfake_gen_update_ratio"],
-            accumulation=self.config["gradient_accumulation_steps"],
             ema_start_step=self.config["ema_start_step"],
-            ema_decay=self.config["ema_weight"],
             save_every=self.config["save_ckpt_steps"],
             max_steps=self.config["max_steps"],
         )
@@ -180,7 +178,7 @@ class Replay:
 
     def backward(self, network: str) -> None:
         """What a loss would leave on the parameters: its recorded gradient, scaled."""
-        call, total = self.calls[network], self.loop.accumulation
+        call, total = self.calls[network], self.config["gradient_accumulation_steps"]
         for name, gradient in self.golden.group(f"in.{network}_grad{call}").items():
             p = self.parameters[network][name]
             p.grad = gradient / total if p.grad is None else p.grad + gradient / total
@@ -188,7 +186,9 @@ class Replay:
         self.note(f"backward_{network}", call=call)
 
     def update(self, network: str) -> None:
-        micro_batches = [lambda: self.backward(network)] * self.loop.accumulation
+        micro_batches = [lambda: self.backward(network)] * self.config[
+            "gradient_accumulation_steps"
+        ]
         limit = self.config[f"max_grad_norm_{network}"]
         done = update(self.optimizers[network], micro_batches, limit)
         assert done.applied
@@ -212,7 +212,7 @@ class Replay:
             self.update(event.removeprefix("update_"))
         elif event == "update_ema":
             assert self.ema is not None
-            update_ema(self.ema, generator, self.loop.ema_decay)
+            update_ema(self.ema, generator, self.config["ema_weight"])
             for name, average in self.ema.items():
                 assert_close(average, self.golden, f"out.ema_after{self.num_ema}.{name}", TRACE)
             self.note("ema_update", n=self.num_ema)
@@ -221,7 +221,7 @@ class Replay:
             self.step += 1
         elif event == "create_ema":
             self.ema = create_ema(generator)
-            self.note("ema_create", decay=self.loop.ema_decay)
+            self.note("ema_create", decay=self.config["ema_weight"])
         else:
             self.note("save", **self.checkpoint())
 

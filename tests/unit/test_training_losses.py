@@ -98,13 +98,17 @@ def test_scores_that_do_not_fit_the_loss_are_refused(decoupled):
         stream_gradients(clips(), predictions(guides=not decoupled), DMDSettings(4, 5, decoupled))
 
 
-def test_values_that_are_not_finite_are_replaced_and_counted():
-    scores = predictions()
+@pytest.mark.parametrize("replace", [True, False])
+def test_values_that_are_not_finite_are_counted_and_replaced_only_where_wanted(replace):
+    scores, settings = predictions(), DMDSettings(replace_nonfinite=replace)
     scores.fake.video[0, 0, 0, 0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
-    loss = dmd_loss(stream_gradients(clips(), scores, DMDSettings()), WEIGHTS)
+    found = stream_gradients(clips(), scores, settings)
+    loss = dmd_loss(found, WEIGHTS)
     assert loss.metrics["nonfinite"] == 3
-    assert loss.gradient.video[0, 0, 0, 0, 0] == 0
-    assert loss.gradient.video.isfinite().all()
+    assert loss.gradient.video[0, 0, 0, 1:].isfinite().all()
+    worst = found[0].normalised[0, 0, 0, 0, :3]
+    largest = torch.finfo(WIDE).max
+    assert worst.tolist() == [0, largest, -largest] if replace else not worst.isfinite().any()
 
 
 def test_a_sample_that_counts_double_has_double_the_gradient():

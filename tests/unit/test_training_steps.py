@@ -67,7 +67,7 @@ def test_there_may_be_no_average():
     assert not events & {"create_ema", "update_ema"}
 
 
-@pytest.mark.parametrize("name", ["generator_every", "accumulation", "save_every", "max_steps"])
+@pytest.mark.parametrize("name", ["generator_every", "save_every", "max_steps"])
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(RequestError, match=name):
         LoopSettings(**{name: 0})
@@ -110,17 +110,6 @@ def test_gradients_of_the_last_update_do_not_linger():
     for _ in range(2):
         update(descent(p), [push(p, 1.0)], 10.0)
     assert p.tolist() == [-2.0]
-
-
-def test_processes_exchange_gradients_once_before_the_clip():
-    p, seen = weight(0.0), []
-
-    def double():
-        seen.append(p.grad.item())
-        p.grad.mul_(2)
-
-    done = update(descent(p), [push(p, 1, share=0.5), push(p, 3, share=0.5)], 10.0, exchange=double)
-    assert seen == [2.0] and done.norm == pytest.approx(4.0)
 
 
 def test_the_average_follows_slowly_and_keeps_frozen_parameters():

@@ -27,11 +27,17 @@ from ..types import Latents, Prompts, StreamWeights
 
 @dataclass(frozen=True, slots=True)
 class DMDSettings:
-    """The published values. decoupled: the guidance is asked at a score time of its own."""
+    """The published values.
+
+    decoupled: the guidance is asked at a score time of its own.
+    replace_nonfinite: as the reference does, teach 0 where the gradient is not a number, and the
+    largest number where it is infinite. Otherwise it stays, and the update is left out.
+    """
 
     video_guidance: float = 4.0
     audio_guidance: float = 5.0
     decoupled: bool = False
+    replace_nonfinite: bool = False
 
 
 class Scores(NamedTuple):
@@ -51,7 +57,7 @@ class Scores(NamedTuple):
 class StreamGradient(NamedTuple):
     """Of one stream: the direction, and the same divided by the normaliser [b] of each sample.
 
-    nonfinite: how many values of the latter were not finite and have been replaced.
+    nonfinite: how many values of the latter are not finite, or were before they were replaced.
     """
 
     raw: Tensor
@@ -116,7 +122,9 @@ def stream_gradients(
         _stream_gradient(x, f, (c, u), w, guide)
         for (x, f, c, u, guide), w in zip(given, guidances, strict=True)
     )
-    return video, audio
+    if not settings.replace_nonfinite:
+        return video, audio
+    return _finite(video), _finite(audio)
 
 
 def dmd_loss(
@@ -171,4 +179,8 @@ def _stream_gradient(
         raw = f - towards - (guidance - 1) * (guide[0].to(dtype) - guide[1].to(dtype))
     normaliser = (x - guided).abs().flatten(1).mean(dim=1)
     divided = raw / normaliser.reshape(-1, *(1,) * (raw.ndim - 1))
-    return StreamGradient(raw, torch.nan_to_num(divided), normaliser, (~divided.isfinite()).sum())
+    return StreamGradient(raw, divided, normaliser, (~divided.isfinite()).sum())
+
+
+def _finite(gradient: StreamGradient) -> StreamGradient:
+    return gradient._replace(normalised=torch.nan_to_num(gradient.normalised))
