@@ -1,4 +1,4 @@
-"""The `hallo-live` command: generate clips, convert weights, write the built-in tiny model."""
+"""The `hallo-live` command: generate and serve clips, convert weights, write the tiny model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import HalloLiveError
-from . import files, generate
+from . import files, generate, serve
 
 EXIT_FAILED = 1
 
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log details, show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     generate.add_parser(commands)
+    serve.add_parser(commands)
     files.add_convert_parser(commands)
     files.add_make_tiny_parser(commands)
     return parser

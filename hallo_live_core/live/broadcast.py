@@ -16,7 +16,7 @@ RING_BYTES = 40 * 2**20
 MAX_READERS = 64
 """Readers of one stream at a time."""
 
-Wake = Callable[[], None]
+Wake = Callable[[], object]
 
 
 class TooManyReadersError(HalloLiveError):

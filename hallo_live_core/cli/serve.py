@@ -1,0 +1,76 @@
+"""`hallo-live serve`: one page to type a prompt and watch, and the same as streams and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import HalloLiveError
+from ..serving.app import build_app
+from ..serving.guard import is_loopback
+from ..serving.live_routes import require_aiohttp
+from ..serving.studio import Studio
+from ..types import Request
+from .loading import add_model_options, load_engine, parse_size, placement
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
+
+DEFAULT_PORT = 8190
+SHUTDOWN_SECONDS = 5.0
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register `serve`."""
+    defaults = Request()
+    parser = commands.add_parser("serve", help="serve a page that plays clips while they are made")
+    add_model_options(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        default=(defaults.height, defaults.width),
+        metavar="HxW",
+        help="size that the page starts with",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the model, serve until Ctrl-C."""
+    web = require_aiohttp()
+    on = placement(options)
+    height, width = options.size
+    loopback = is_loopback(options.host)
+    if not loopback:
+        sys.stderr.write("Note: there is no password; whoever reaches this port can use it.\n")
+    sys.stderr.write("Loading the model ...\n")
+    engine = load_engine(options, on)
+    with (
+        tempfile.TemporaryDirectory(prefix="hallo-live-") as folder,
+        Studio(engine, Path(folder)) as studio,
+    ):
+        app = build_app(studio, loopback=loopback, defaults=Request(height=height, width=width))
+        address = f"[{options.host}]" if ":" in options.host else options.host
+        sys.stdout.write(f"Open http://{address}:{options.port} (Ctrl-C stops)\n")
+        sys.stdout.flush()
+        try:
+            web.run_app(
+                app,
+                host=options.host,
+                port=options.port,
+                print=None,
+                access_log=None,
+                shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            raise HalloLiveError(
+                f"Cannot listen on {options.host}:{options.port}",
+                found=error,
+                fix="choose another --port or --host",
+            ) from error
+    return 0

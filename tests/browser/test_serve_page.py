@@ -1,0 +1,169 @@
+"""The page of `hallo-live serve` in a real browser; skipped without Chromium or Playwright."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--mute-audio",
+]
+WAIT_MS = 60_000
+LOOK_MS = 50
+AUDIO_BYTES = "document.querySelector('video').webkitAudioDecodedByteCount"
+TIME = "document.querySelector('video').currentTime"
+STATE = "document.querySelector('.hl-player').dataset.state"
+MODE = "document.querySelector('.hl-player').dataset.mode"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_models) -> Iterator[str]:
+    """The address of `hallo-live serve` with the tiny model, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "hallo_live_core", "serve", "--models", str(tiny_models)]
+    options = ["--device", "cpu", "--size", "64x128", "--port", str(port)]
+    process = subprocess.Popen([*command, *options], cwd=ROOT, env=dict(os.environ))
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
+                break
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, opened; fails if the browser complains about anything."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    complaints = []
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.complaints = complaints
+    page.goto(server)
+    wait_for(page, "document.querySelector('input[name=width]').value === '128'")
+    yield page
+    page.close()
+    assert not complaints
+
+
+def generate(page, *, seconds: int, prompt: str | None = None) -> None:
+    if prompt is not None:
+        page.fill("#prompt", prompt)
+    page.fill("input[name=seconds]", str(seconds))
+    page.click("#go")
+
+
+def wait_for(page, condition: str) -> None:
+    """Look every 50 ms; not `wait_for_function`, which the page's policy against eval forbids."""
+    for _ in range(WAIT_MS // LOOK_MS):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(LOOK_MS)
+    pytest.fail(f"{condition} did not happen; the page says: {page.inner_text('.hl-line')}")
+
+
+def test_picture_and_sound_play_before_the_clip_is_done_and_then_the_file(page, tmp_path):
+    generate(page, seconds=12)
+    wait_for(page, f"{TIME} > 0.3 && {STATE} === 'running'")
+    assert page.evaluate(MODE) == "mse"
+    earlier = page.evaluate(TIME)
+    wait_for(page, f"{TIME} > {earlier + 0.3} && {STATE} === 'running'")
+    wait_for(page, f"{AUDIO_BYTES} > 0")
+    assert "Block" in page.inner_text(".hl-line")
+    page.screenshot(path=tmp_path / "playing.png")
+    assert page.is_visible(".hl-unmute")
+    page.click(".hl-unmute")
+    assert page.evaluate("document.querySelector('video').muted") is False
+    assert page.is_hidden(".hl-unmute")
+    wait_for(page, f"{MODE} === 'file'")
+    assert "Done" in page.inner_text(".hl-line")
+    wait_for(page, "Math.abs(document.querySelector('video').duration - 285 / 24) < 0.05")
+    page.screenshot(path=tmp_path / "file.png")
+    assert page.is_visible("#file-link")
+
+
+def test_finish_ends_the_clip_early_and_keeps_it(page, tmp_path):
+    generate(page, seconds=30)
+    wait_for(page, f"{TIME} > 0.1 && {STATE} === 'running'")
+    page.click(".hl-finish")
+    wait_for(page, f"{STATE} === 'finished'")
+    wait_for(page, f"{MODE} === 'file'")
+    wait_for(page, "document.querySelector('video').duration > 0.8")
+    assert page.evaluate("document.querySelector('video').duration") < 25
+    page.screenshot(path=tmp_path / "finished.png")
+
+
+def test_stop_stops_and_keeps_what_was_made(page):
+    generate(page, seconds=30)
+    wait_for(page, f"{TIME} > 0.1 && {STATE} === 'running'")
+    page.click(".hl-stop")
+    wait_for(page, f"{STATE} === 'stopped'")
+    assert "Stopped" in page.inner_text(".hl-line")
+    wait_for(page, f"{MODE} === 'file'")
+
+
+def test_a_prompt_with_markup_is_shown_as_text(page):
+    prompt = '<img src=x onerror="window.hacked=1"><b>A woman</b> says, <S>Hello.<E>'
+    generate(page, seconds=1, prompt=prompt)
+    wait_for(page, f"{STATE} === 'finished'")
+    assert page.inner_text("#clips li:first-child .prompt") == prompt
+    assert page.evaluate("window.hacked") is None
+    assert page.query_selector("#clips img, #clips b") is None
+
+
+def test_a_refusal_is_shown_in_words(page):
+    page.fill("#prompt", "She says <S>hello")
+    page.click("#go")
+    wait_for(page, "document.getElementById('problem').textContent.includes('<S>')")
+    page.complaints.clear()  # the browser reports the answer 400
+
+
+def test_without_media_source_the_plain_url_plays(page):
+    page.evaluate("globalThis.ManagedMediaSource = globalThis.MediaSource = undefined")
+    generate(page, seconds=12)
+    wait_for(page, f"{MODE} === 'progressive'")
+    wait_for(page, f"{TIME} > 0.3")
+    wait_for(page, f"{MODE} === 'file'")
+
+
+def test_after_a_reload_a_clip_can_be_opened_again(page):
+    generate(page, seconds=1)
+    wait_for(page, f"{STATE} === 'finished'")
+    page.reload()
+    page.click("#clips li:first-child button")
+    wait_for(page, f"{MODE} === 'file' && {STATE} === 'finished'")
+    wait_for(page, "document.querySelector('video').readyState >= 2")
