@@ -28,9 +28,15 @@ from .errors import (
     ShapeError,
 )
 from .functional.request import check_request, plan_request
+from .judging.first_block import first_block_faults
+from .judging.panel import JUDGES, load_judges, score_clip
+from .judging.pictures import thumbnail
+from .judging.ranking import Take, rank_takes
+from .judging.tables import score_table, take_table
 from .live.broadcast import Reader, TooManyReadersError
 from .live.delivery import Delivery, SessionSink
 from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsError
+from .media.clip_reader import MAX_SECONDS, read_clip
 from .media.mp4 import Mp4Writer
 from .models.text_encoder.cleaning import clean_text
 from .models.text_encoder.weights import (
@@ -38,16 +44,24 @@ from .models.text_encoder.weights import (
 )
 from .models.text_encoder.weights import to_module as text_encoder_weights
 from .prompts import check_prompt, compose_prompt, speech_overrun
+from .rewards.base import Clip, JudgeProgress, Reward, Score
+from .rewards.clip import frames_from_images
+from .rewards.sync.judge import SyncDetails
+from .serving.live_routes import live_routes
 from .types import LatentBlock, MediaChunk, Progress, Request, TextContext
 
 __all__ = [
+    "JUDGES",
+    "MAX_SECONDS",
     "TEXT_LENGTH",
     "BlockSizes",
     "Cancelled",
     "CheckpointError",
+    "Clip",
     "Delivery",
     "HalloLive",
     "HalloLiveError",
+    "JudgeProgress",
     "LatentBlock",
     "LiveSession",
     "LiveStatus",
@@ -62,9 +76,13 @@ __all__ = [
     "Reader",
     "Request",
     "RequestError",
+    "Reward",
+    "Score",
     "SessionSink",
     "Sessions",
     "ShapeError",
+    "SyncDetails",
+    "Take",
     "TextContext",
     "TooManyReadersError",
     "TooManySessionsError",
@@ -73,11 +91,21 @@ __all__ = [
     "check_request",
     "clean_text",
     "compose_prompt",
+    "first_block_faults",
+    "frames_from_images",
+    "live_routes",
+    "load_judges",
     "plan_request",
+    "rank_takes",
+    "read_clip",
     "read_file",
+    "score_clip",
+    "score_table",
     "speech_overrun",
+    "take_table",
     "text_encoder_config_from_state_dict",
     "text_encoder_weights",
+    "thumbnail",
     "transformer_from_state_dict",
     "video_decoder_from_state_dict",
 ]

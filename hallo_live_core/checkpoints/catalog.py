@@ -13,13 +13,16 @@ APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 OPENRAIL = "OpenRAIL++-M"
 
+GIGA_FROM = 10**9
+"""Bytes from which sizes are told in GB."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """One file. `names` are the accepted names, the published one first.
 
-    A name with folders in it matches the end of a path. `size` is in bytes; `sha256` is None where
-    no trustworthy value is known.
+    A name with folders in it matches the end of a path. `size` is in bytes, `about` its rounded
+    value where the exact one is not recorded; `sha256` is None where no trustworthy value is known.
     """
 
     key: str
@@ -31,6 +34,7 @@ class ModelFile:
     sha256: str | None = None
     non_commercial: bool = False
     host: str = "https://huggingface.co"
+    about: int | None = None
 
     @property
     def url(self) -> str:
@@ -128,6 +132,7 @@ FACE_DETECTOR = ModelFile(
     names=("sfd_face.pth", "sfd_face.safetensors"),
     repository="ByteDance/LatentSync-1.6",
     licence=OPENRAIL,
+    about=89_800_000,
 )
 SYNCNET = ModelFile(
     key="syncnet",
@@ -135,6 +140,7 @@ SYNCNET = ModelFile(
     names=("syncnet_v2.model", "syncnet_v2.safetensors"),
     repository="ByteDance/LatentSync-1.6",
     licence=OPENRAIL,
+    about=54_600_000,
 )
 AUDIOBOX = ModelFile(
     key="audiobox",
@@ -174,6 +180,7 @@ VIDEO_REWARD_TOKENIZER = ModelFile(
     ),
     repository="KlingTeam/VideoReward",
     licence=APACHE,
+    about=11_000_000,
 )
 
 CATALOG = (
@@ -211,17 +218,34 @@ def locate(directory: Path, wanted: Iterable[ModelFile]) -> dict[str, Path]:
         raise CheckpointError(
             f"There is no models directory {directory}", fix="check the path to the models"
         )
+    found = _find(directory, wanted)
+    missing = [file for file in wanted if file.key not in found]
+    if missing:
+        raise CheckpointError(
+            f"Model files are missing in {directory}",
+            found=missing_list(missing),
+            fix="download them into any folder below the models directory",
+        )
+    return found
+
+
+def missing_files(directory: Path, wanted: Iterable[ModelFile]) -> tuple[ModelFile, ...]:
+    """Which of these files are nowhere below `directory`, which need not exist."""
+    wanted = tuple(wanted)
+    found = _find(Path(directory), wanted)
+    return tuple(file for file in wanted if file.key not in found)
+
+
+def missing_list(files: Iterable[ModelFile]) -> str:
+    """Name, purpose, origin and size of files that somebody has to download."""
+    return "no " + ", no ".join(_origin(file) for file in files)
+
+
+def _find(directory: Path, wanted: Iterable[ModelFile]) -> dict[str, Path]:
     by_name: dict[str, list[Path]] = {}
     for path in _walk(directory):
         by_name.setdefault(path.name, []).append(path)
     found = {file.key: _best(by_name, file) for file in wanted}
-    missing = [file for file in wanted if found[file.key] is None]
-    if missing:
-        raise CheckpointError(
-            f"Model files are missing in {directory}",
-            found="no " + ", no ".join(_origin(file) for file in missing),
-            fix="download them into any folder below the models directory",
-        )
     return {key: path for key, path in found.items() if path is not None}
 
 
@@ -249,6 +273,11 @@ def _best(by_name: dict[str, list[Path]], file: ModelFile) -> Path | None:
 
 
 def _origin(file: ModelFile) -> str:
-    size = f", {file.size / 1e9:.1f} GB" if file.size and file.size >= 1e8 else ""
+    nbytes = file.size or file.about or 0
+    size = f", {_rounded(nbytes)}" if nbytes else ""
     terms = f", {file.licence}: not for commercial use" if file.non_commercial else ""
     return f"{file.names[0]} ({file.purpose}; from {file.url}{size}{terms})"
+
+
+def _rounded(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= GIGA_FROM else f"{nbytes / 1e6:.0f} MB"

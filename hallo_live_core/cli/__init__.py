@@ -1,4 +1,4 @@
-"""The `hallo-live` command: generate and serve clips, convert weights, write the tiny model."""
+"""The `hallo-live` command: generate, serve and score clips; convert and make weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import HalloLiveError
-from . import files, generate, serve
+from . import files, generate, score, serve
 
 EXIT_FAILED = 1
 
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     generate.add_parser(commands)
     serve.add_parser(commands)
+    score.add_parser(commands)
     files.add_convert_parser(commands)
     files.add_make_tiny_parser(commands)
     return parser

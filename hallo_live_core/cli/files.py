@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.convert import convert
 from ..checkpoints.tiny import write_tiny_models
+from ..checkpoints.tiny_judges import write_tiny_judges
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
+
+JUDGES_FOLDER = "judges"
+"""Below ComfyUI's `models`."""
 
 
 def add_convert_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +41,11 @@ def add_make_tiny_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="DIRECTORY is a ComfyUI: put the files into the folders under its models/",
     )
+    parser.add_argument(
+        "--judges",
+        action="store_true",
+        help="also write tiny, untrained judges, for trying `score`",
+    )
     parser.set_defaults(run=_make_tiny)
 
 
@@ -48,5 +57,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _make_tiny(options: argparse.Namespace) -> int:
     directory = write_tiny_models(options.directory, seed=options.seed, comfyui=options.comfyui)
+    if options.judges:
+        folder = directory / JUDGES_FOLDER if options.comfyui else directory
+        write_tiny_judges(folder, seed=options.seed)
     sys.stdout.write(f"wrote the tiny model to {directory}\n")
     return 0

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_SECONDS = 60.0
 """Where reading stops, or a film would fill the memory; judges are for clips."""
 
+OUR_COMMENT = "Hallo-Live "
+"""How the comment begins in clips whose title is their prompt."""
+
 DEFAULT_RATE = 16_000
 """Hz, for clips without sound."""
 
@@ -53,6 +56,18 @@ def read_clip(path: str | Path, *, prompt: str = "", max_seconds: float = MAX_SE
     if not frames or fps <= 0:
         raise MediaError(f"{path.name} has no frames", found=f"{len(frames)} at {fps} fps")
     return Clip(torch.stack(frames), Fraction(fps), samples, rate, prompt)
+
+
+def read_prompt(path: str | Path) -> str:
+    """The prompt that `hallo-live generate` stored in a clip; empty for clips of other origin."""
+    av = require_av()
+    try:
+        with av.open(str(path)) as container:
+            metadata = container.metadata
+    except (av.FFmpegError, OSError):
+        return ""  # reading the clip itself will say why
+    ours = metadata.get("comment", "").startswith(OUR_COMMENT)
+    return metadata.get("title", "") if ours else ""
 
 
 def _read_picture(container: InputContainer, max_seconds: float) -> tuple[list[Tensor], float]:

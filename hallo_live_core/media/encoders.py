@@ -22,6 +22,8 @@ AAC_FRAME = 1024
 PIXEL_FORMAT = "yuv420p"
 """The only one that all players show."""
 
+JPEG_FORMAT = "yuvj420p"
+
 BT709 = 1
 """Colour matrix, primaries and transfer of HD video (ITU-T H.273 code point 1)."""
 
@@ -72,3 +74,14 @@ def sound_frame(sound: np.ndarray, start: int, sample_rate: int) -> AudioFrame:
     )
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
     return frame
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """A picture, uint8 [h, w, 3] with even sides, as a JPEG file."""
+    av = require_av()
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, JPEG_FORMAT
+    encoder.time_base = Fraction(1)
+    packets = [*encoder.encode(frame.reformat(format=JPEG_FORMAT)), *encoder.encode(None)]
+    return b"".join(bytes(packet) for packet in packets)
