@@ -50,15 +50,22 @@ golden: $(VENV)/.deps
 
 check: lint test
 
+# Formats and lints JavaScript, where node is; without retries, so that a desk offline waits briefly.
+BIOME := npm_config_fetch_retries=0 npm_config_fetch_timeout=10000 npm_config_loglevel=error \
+	npx --yes --prefer-offline @biomejs/biome@2.3.8
+
 lint: $(VENV)/.deps
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -c "from importlinter.cli import lint_imports_command as run; run()"
 	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
+	@if $(BIOME) --version >/dev/null 2>&1; then $(BIOME) check; \
+	else echo "No node, or no network for it: the JavaScript is not checked."; fi
 
 fix: $(VENV)/.deps
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+	@if $(BIOME) --version >/dev/null 2>&1; then $(BIOME) check --write; fi
 
 clean:
 	rm -rf out $(TINY) build .pytest_cache .ruff_cache .import_linter_cache *.egg-info
