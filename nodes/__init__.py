@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import host
 from .decode import HalloLiveDecode
+from .live import HalloLivePlayer
+from .live_route import register
 from .load import HalloLiveModelLoader, HalloLiveTextEncoderLoader, HalloLiveVAELoader
 from .prompt import HalloLiveTextEncode
 from .sample import HalloLiveSampler, HalloLiveStreamSampler
@@ -14,6 +17,8 @@ class HalloLiveExtension(ComfyExtension):
     """The list of nodes. Ids and input names are forever; new inputs go to the end."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        if (server := host.server()) is not None:
+            register(server)
         return [
             HalloLiveModelLoader,
             HalloLiveVAELoader,
@@ -22,6 +27,7 @@ class HalloLiveExtension(ComfyExtension):
             HalloLiveStreamSampler,
             HalloLiveSampler,
             HalloLiveDecode,
+            HalloLivePlayer,
         ]
 
 

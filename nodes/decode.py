@@ -53,7 +53,7 @@ class HalloLiveDecode(io.ComfyNode):
         blocks = blocks_from_latents(video_latent, audio_latent, engine.settings.blocks)
         height, width = pixel_size(video_latent)
         request = Request(height=height, width=width)
-        report = RunReport(cls.hidden.unique_id, engine.clock)
+        report = RunReport(cls.hidden.unique_id, engine)
         with host.loaded([vae.video, vae.audio], engine.working_bytes(request)):
             stream = engine.decode(blocks, on_progress=report.advance)
             pictures: list[torch.Tensor] = []

@@ -22,10 +22,11 @@ import comfy.ops
 import comfy.sd
 import comfy.text_encoders.wan
 import comfy.utils
+import comfy_execution.utils
 import folder_paths
 import torch
 from comfy.cli_args import args
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import InputImpl
 from PIL import Image
 
 from ..hallo_live_core import CheckpointError, RequestError
@@ -52,8 +53,14 @@ ATTENTIONS = {DEFAULT: "optimized", "pytorch": "pytorch", "sage": "sage", "flash
 
 GIGA = 10**9
 
+JUDGES_FOLDER = "judges"
+"""Below models, and the host's key for it."""
+
 PREVIEW_PIXELS = 512
 """Longest side of the preview under a node."""
+
+VIEWABLE_FOLDERS = ("temp", "output", "input")
+"""The folders that the host hands files out of, by the names it has for them."""
 
 
 def known(target: type, **wanted: Any) -> dict[str, Any]:  # noqa: ANN401 - passes through
@@ -84,6 +91,13 @@ def find_file(kinds: Iterable[str], name: str, *, wanted: str) -> Path:
         f"The file {name!r} is not in models/{' or models/'.join(kinds)}",
         fix=f"put {wanted} there, press R to refresh the lists, and choose it",
     )
+
+
+def judge_folders() -> list[Path]:
+    """Where judges' files lie: models/judges, and what extra_model_paths.yaml adds to it."""
+    default = Path(folder_paths.models_dir) / JUDGES_FOLDER
+    folder_paths.add_model_folder_path(JUDGES_FOLDER, str(default))
+    return [Path(folder) for folder in folder_paths.get_folder_paths(JUDGES_FOLDER)]
 
 
 # ── Devices, number formats, memory ───────────────────────────────────────────────────────────
@@ -164,6 +178,23 @@ def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:  # no
     return _patcher(module, device, comfy.model_management.vae_offload_device())
 
 
+def judge_device() -> torch.device:
+    """Where judges compute."""
+    return comfy.model_management.get_torch_device()
+
+
+def judge_patcher(networks: Iterable[torch.nn.Module]) -> Any:  # noqa: ANN401 - type of the host
+    """Hand a judge to the host's memory manager, in one piece and of the classic kind.
+
+    Its layers are torch's own: the host can move them, but not load a part of them.
+    """
+    module = torch.nn.ModuleList(networks).eval()
+    offload = comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(
+        module, load_device=judge_device(), offload_device=offload
+    )
+
+
 def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.device) -> Any:  # noqa: ANN401
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:  # hosts with dynamic VRAM want to know the stored formats
@@ -174,8 +205,10 @@ def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.devic
 
 
 @contextmanager
-def loaded(patchers: Iterable[Any], working_bytes: int) -> Iterator[None]:
+def loaded(patchers: Iterable[Any], working_bytes: int, *, whole: bool = False) -> Iterator[None]:
     """Have these models on their devices together, with room for `working_bytes` beside them.
+
+    whole: all of their weights, also where the host was told to keep most of them away.
 
     What the run allocated is handed back to the device at the end, however it ends.
 
@@ -190,7 +223,11 @@ def loaded(patchers: Iterable[Any], working_bytes: int) -> Iterator[None]:
             found=f"{total / GIGA:.1f} GB on {patchers[0].load_device}",
             fix="make it shorter, or choose a smaller width and height",
         )
-    comfy.model_management.load_models_gpu(patchers, memory_required=working_bytes)
+    comfy.model_management.load_models_gpu(
+        patchers, memory_required=working_bytes, force_full_load=whole
+    )
+    for patcher in patchers if whole else []:
+        patcher.patch_model(device_to=patcher.load_device)
     try:
         yield
     finally:
@@ -263,10 +300,40 @@ class ProgressReport:
 
     def say(self, text: str) -> None:
         """Show a line of text under the node, where the host can."""
-        served = sys.modules.get("server")  # not imported where the host only runs tests
-        server = served and getattr(served.PromptServer, "instance", None)
-        if server is not None and self._node_id is not None:
-            server.send_progress_text(text, self._node_id, server.client_id)
+        if (host := server()) is not None and self._node_id is not None:
+            host.send_progress_text(text, self._node_id, host.client_id)
+
+
+def interruption() -> type[Exception]:
+    """What the host raises when the user has asked to stop; raising it stops a prompt quietly."""
+    return comfy.model_management.InterruptProcessingException
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Bytes in use and bytes there are on a device, by all programs."""
+    total = comfy.model_management.get_total_memory(device)
+    return int(total - comfy.model_management.get_free_memory(device)), int(total)
+
+
+# ── Pages and programs that watch ─────────────────────────────────────────────────────────────
+
+
+def server() -> Any | None:  # noqa: ANN401 - type of the host
+    """The host's web server; None where the host only runs tests."""
+    module = sys.modules.get("server")
+    return None if module is None else getattr(module.PromptServer, "instance", None)
+
+
+def send_event(name: str, detail: dict[str, Any]) -> None:
+    """Tell the page that queued the running prompt, or everybody if no page did."""
+    if (host := server()) is not None:
+        host.send_sync(name, detail, host.client_id)
+
+
+def running_prompt() -> str:
+    """The id of the prompt that is being executed; empty outside of one."""
+    context = comfy_execution.utils.get_executing_context()
+    return "" if context is None else context.prompt_id
 
 
 # ── Media ─────────────────────────────────────────────────────────────────────────────────────
@@ -290,6 +357,27 @@ def as_video(path: Path) -> Any:  # noqa: ANN401 - type of the host
     return InputImpl.VideoFromFile(str(path))
 
 
-def preview_of(path: Path) -> ui.PreviewVideo:
-    """Show a clip from the temp folder in the node."""
-    return ui.PreviewVideo([ui.SavedResult(path.name, "", io.FolderType.temp)])
+def clip_for_view(path: Path) -> dict[str, str] | None:
+    """How pages and programs ask /view for a clip; None if it lies outside the host's folders."""
+    for kind in VIEWABLE_FOLDERS:
+        root = Path(folder_paths.get_directory_by_type(kind)).resolve()
+        if (place := path.resolve()).is_relative_to(root):
+            folder = place.parent.relative_to(root).as_posix().removeprefix(".")
+            return {
+                "filename": path.name,
+                "subfolder": folder,
+                "type": kind,
+                "format": "video/mp4",
+            }
+    return None
+
+
+def video_for_view(video: Any) -> dict[str, str] | None:  # noqa: ANN401 - type of the host
+    """The same for a VIDEO, of which a copy is made if it is no file that can be viewed."""
+    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    if isinstance(source, str) and (found := clip_for_view(Path(source))):
+        return found
+    copy = temporary_clip()
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    video.save_to(str(copy))
+    return clip_for_view(copy)

@@ -18,9 +18,9 @@ from .sockets import LoadedModel, LoadedVae
 class RunReport:
     """Tells the user where the run is: bar, picture of each block, speed against real time."""
 
-    def __init__(self, node_id: str | None, clock: MediaClock) -> None:
+    def __init__(self, node_id: str | None, engine: HalloLive) -> None:
         self._host = host.ProgressReport(node_id)
-        self._clock = clock
+        self._clock, self._device = engine.clock, engine.placement.transformer
         self._started = time.monotonic()
         self._first_after: float | None = None
         self._block = -1
@@ -31,36 +31,52 @@ class RunReport:
         self._num_blocks = progress.num_blocks
         self._host.advance(progress.done, progress.total)
 
-    def show(self, chunk: MediaChunk) -> None:
-        """The first picture of every block, and how fast the run is."""
+    def show(self, chunk: MediaChunk, *, remark: str = "", watched: bool = False) -> None:
+        """The first picture of every block, and how fast the run is.
+
+        watched: a player shows all this already, and better; then nothing is shown here.
+        """
         if chunk.block == self._block or not len(chunk.frames):
             return
         self._block = chunk.block
         elapsed = time.monotonic() - self._started
         if self._first_after is None:
             self._first_after = elapsed
+        if watched:
+            return
         made = float(self._clock.frame_time(chunk.first_frame + len(chunk.frames)))
         self._host.show(chunk.frames[-1])
-        self._host.say(
-            f"block {chunk.block + 1}/{self._num_blocks} · {made / elapsed:.2f}x real time · "
-            f"first frames after {self._first_after:.1f} s"
+        used, total = self.memory()
+        parts = (
+            f"block {chunk.block + 1}/{self._num_blocks}",
+            f"{made / elapsed:.2f}x real time",
+            f"first frames after {self._first_after:.1f} s",
+            f"{used / host.GIGA:.1f} of {total / host.GIGA:.1f} GB in use",
+            remark,
         )
+        self._host.say(" · ".join(part for part in parts if part))
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes in use and bytes there are where the transformer runs."""
+        return host.memory(self._device)
 
 
 def write_clip(
     stream: Generator[MediaChunk, None, None],
     report: RunReport,
     metadata: dict[str, str],
-    pictures: list[torch.Tensor] | None = None,
+    pictures: list[torch.Tensor],
 ) -> tuple[Path, torch.Tensor]:
-    """Drive a stream into a clip in the temp folder; whatever stops it, the clip stays playable."""
+    """Drive a stream into a clip in the temp folder, and collect its pictures.
+
+    Whatever stops it, the clip stays playable. Returns where it is, and its sound.
+    """
     path, sound = host.temporary_clip(), []
     with closing(stream), Mp4Writer(path, metadata=metadata) as writer:
         for chunk in stream:
             writer.write(chunk)
             sound.append(chunk.samples)
-            if pictures is not None:
-                pictures.append(chunk.frames)
+            pictures.append(chunk.frames)
             report.show(chunk)
     return path, torch.cat(sound)
 

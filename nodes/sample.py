@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,15 +11,17 @@ from comfy_api.latest import io
 from ..hallo_live_core import HalloLiveError, LatentBlock, Request, plan_request
 from . import host
 from .latents import latent_outputs, latents_from_blocks
+from .live_run import LiveRun
 from .prompt import read_conditioning
-from .run import RunReport, as_audio, engine_of, write_clip
+from .run import RunReport, as_audio, engine_of
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
 MAX_SEED = 2**53 - 1
 """The largest number that a browser counts exactly."""
 
 
-def _sampling_inputs() -> list[io.Input]:
+def sampling_inputs() -> list[io.Input]:
+    """What every sampler asks for, in this order."""
     return [
         Model.Input("model", tooltip="From Hallo-Live Model Loader."),
         io.Conditioning.Input("positive", tooltip="From Hallo-Live Text Encode."),
@@ -60,7 +63,8 @@ def _sampling_inputs() -> list[io.Input]:
     ]
 
 
-def _rare_sampling_inputs() -> list[io.Input]:
+def rare_sampling_inputs() -> list[io.Input]:
+    """What few people change; stands last."""
     return [
         io.Int.Input(
             "lookahead",
@@ -97,12 +101,13 @@ class HalloLiveStreamSampler(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Makes a talking clip block by block and decodes each block as soon as it is "
-                "clean: the preview shows the first second while the next one is being made."
+                "clean: the first second plays here while the next one is being made. Finish "
+                "ends the clip after the current block and keeps what exists."
             ),
             inputs=[
-                *_sampling_inputs(),
+                *sampling_inputs(),
                 Vae.Input("vae", tooltip="From Hallo-Live VAE Loader."),
-                *_rare_sampling_inputs(),
+                *rare_sampling_inputs(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="24 fps with sound; for Save Video."),
@@ -122,7 +127,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
         height: int | None = None,
         lookahead: int | None = None,
     ) -> bool | str:
-        return _check(seconds=seconds, width=width, height=height, lookahead=lookahead)
+        return check_settings(seconds=seconds, width=width, height=height, lookahead=lookahead)
 
     @classmethod
     def execute(
@@ -135,19 +140,17 @@ class HalloLiveStreamSampler(io.ComfyNode):
         request = Request(**settings)
         engine = engine_of(model=model, vae=vae)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
-        report = RunReport(cls.hidden.unique_id, engine.clock)
         blocks: list[LatentBlock] = []
+        stream = partial(engine.stream, request, text=text, on_block=blocks.append)
+        run = LiveRun(RunReport(cls.hidden.unique_id, engine), engine.clock)
         patchers = (model.patcher, vae.video, vae.audio)
         with host.loaded(patchers, engine.working_bytes(request)):
-            stream = engine.stream(
-                request, text=text, on_progress=report.advance, on_block=blocks.append
-            )
-            path, sound = write_clip(stream, report, host.workflow_metadata(cls.hidden))
+            sound = run.make(stream, cls.hidden)
         return io.NodeOutput(
-            host.as_video(path),
+            host.as_video(run.path),
             as_audio(sound, engine.clock),
             *latents_from_blocks(blocks),
-            ui=host.preview_of(path),
+            ui={"video": [host.clip_for_view(run.path)], "hallolive": [run.numbers]},
         )
 
 
@@ -159,7 +162,7 @@ class HalloLiveSampler(io.ComfyNode):
             display_name="Hallo-Live Sampler",
             category=CATEGORY,
             description="Makes the latents of a talking clip; decode them in a second step.",
-            inputs=[*_sampling_inputs(), *_rare_sampling_inputs()],
+            inputs=[*sampling_inputs(), *rare_sampling_inputs()],
             outputs=latent_outputs(),
             hidden=[io.Hidden.unique_id],
         )
@@ -172,7 +175,7 @@ class HalloLiveSampler(io.ComfyNode):
         height: int | None = None,
         lookahead: int | None = None,
     ) -> bool | str:
-        return _check(seconds=seconds, width=width, height=height, lookahead=lookahead)
+        return check_settings(seconds=seconds, width=width, height=height, lookahead=lookahead)
 
     @classmethod
     def execute(
@@ -184,7 +187,7 @@ class HalloLiveSampler(io.ComfyNode):
         request = Request(**settings)
         engine = engine_of(model=model)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
-        report = RunReport(cls.hidden.unique_id, engine.clock)
+        report = RunReport(cls.hidden.unique_id, engine)
         with (
             host.loaded([model.patcher], engine.working_bytes(request)),
             closing(engine.sample(request, text=text, on_progress=report.advance)) as stream,
@@ -192,7 +195,7 @@ class HalloLiveSampler(io.ComfyNode):
             return io.NodeOutput(*latents_from_blocks(list(stream)))
 
 
-def _check(**wanted: Any) -> bool | str:  # noqa: ANN401 - fields of a request
+def check_settings(**wanted: Any) -> bool | str:  # noqa: ANN401 - fields of a request
     """True, or why these settings cannot work. Linked ones are None, and checked when they come."""
     try:
         plan_request(Request(**{k: v for k, v in wanted.items() if v is not None}))

@@ -127,19 +127,19 @@ def streaming() -> Workflow:
     sampler = Node(
         "HalloLiveStreamSampler",
         (900, 0),
-        (420, 560),
+        (480, 700),
         {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42},
     )
     save = Node(
         "SaveVideo",
-        (1370, 0),
+        (1430, 0),
         (420, 420),
         {"video": sampler[0], "filename_prefix": "video/hallo-live"},
     )
     what = (
         "A sentence becomes a talking avatar. Picture and sound of each second are made together, "
-        "decoded and shown while the next second is being made; the preview stands under the "
-        "sampler. The finished clip goes to output/video."
+        "decoded and played in the sampler while the next second is being made. Finish ends the "
+        "clip early and keeps it; the finished clip goes to output/video."
     )
     return Workflow("Streaming avatar", [model, clip, vae, text, sampler, save], what)
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from .graphs import tiny
+
 ROOT = Path(__file__).parents[2]
-PACK_PARTS = ("__init__.py", "nodes", "hallo_live_core", "workflows", "pyproject.toml")
+PACK_PARTS = ("__init__.py", "nodes", "hallo_live_core", "web", "workflows", "pyproject.toml")
 BOOT_SECONDS = 120
 RUN_SECONDS = 120
 NEEDED = ("aiohttp", "alembic", "comfyui_frontend_package", "yaml")
@@ -87,6 +89,16 @@ def server(comfyui, pack, tiny_models):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture
+def streaming(tiny_models) -> dict:
+    return tiny("Streaming avatar")
+
+
+@pytest.fixture
+def two_steps(tiny_models) -> dict:
+    return tiny("Two steps with separate decode")
 
 
 class Server:

@@ -16,48 +16,26 @@ from safetensors.torch import load_file
 from hallo_live_core import HalloLive, Placement, Request
 from hallo_live_core.models.video_vae.latents import LatentScale
 
-ROOT = Path(__file__).parents[2]
-SECONDS, SIDE = 2, 64
-FRAMES = 24 * SECONDS - 3
-SAMPLE_RATE = 16_000
-SAMPLES = round(FRAMES * SAMPLE_RATE / 24)
-AAC_FRAME = 1024
+from .graphs import (
+    CLIP,
+    FRAMES,
+    MODEL,
+    SAMPLE_RATE,
+    SAMPLER,
+    SAMPLES,
+    SECONDS,
+    SIDE,
+    TEXT,
+    VAE,
+    picture_and_sound,
+    with_inputs,
+)
 
-MODEL, CLIP, VAE, TEXT, SAMPLER = "1", "2", "3", "4", "5"
-"""Node numbers in both workflows."""
+ROOT = Path(__file__).parents[2]
+AAC_FRAME = 1024
 
 PREVIEW, TEXT_LINE = 4, 3
 """First number of the host's binary messages."""
-
-
-@pytest.fixture
-def streaming(tiny_models) -> dict:
-    return tiny("Streaming avatar")
-
-
-@pytest.fixture
-def two_steps(tiny_models) -> dict:
-    return tiny("Two steps with separate decode")
-
-
-def tiny(name: str) -> dict:
-    """A shipped API workflow with the tiny models, at a size a CPU makes in a moment."""
-    path = ROOT / "workflows" / "api" / f"{name}.json"
-    graph = json.loads(path.read_text(encoding="utf-8"))
-    graph[MODEL]["inputs"]["model_name"] = "hallolive_dit.safetensors"
-    graph[CLIP] = {
-        "class_type": "HalloLiveTextEncoderLoader",
-        "inputs": {"text_encoder": "models_t5_umt5-xxl-enc-bf16.pth"},
-    }
-    graph[VAE]["inputs"]["video_vae"] = "Wan2.2_VAE.pth"
-    graph[SAMPLER]["inputs"] |= {"seconds": SECONDS, "width": SIDE, "height": SIDE}
-    return graph
-
-
-def with_inputs(graph: dict, node: str, **inputs) -> dict:
-    graph = copy.deepcopy(graph)
-    graph[node]["inputs"] |= inputs
-    return graph
 
 
 def saved_latents(server, graph: dict, *sockets: int) -> list:
@@ -73,18 +51,6 @@ def saved_latents(server, graph: dict, *sockets: int) -> list:
     return [load_file(file)["latent_tensor"] for file in files]
 
 
-def picture_and_sound(path: Path) -> tuple[int, int, tuple[int, int]]:
-    """Frames, samples and (width, height) of a clip, by decoding it."""
-    with av.open(str(path)) as clip:
-        video = clip.streams.video[0]
-        frames = sum(1 for _ in clip.decode(video))
-        size = (video.width, video.height)
-    with av.open(str(path)) as clip:
-        samples = sum(frame.samples for frame in clip.decode(audio=0))
-        assert clip.streams.audio[0].sample_rate == SAMPLE_RATE
-    return frames, samples, size
-
-
 def test_the_host_lists_all_nodes_without_complaint(server):
     assert "IMPORT FAILED" not in server.tail()
     for name in json.loads((ROOT / "tools" / "schemas.json").read_text(encoding="utf-8")):
@@ -93,12 +59,13 @@ def test_the_host_lists_all_nodes_without_complaint(server):
 
 def test_the_workflows_stand_among_the_templates(server):
     (templates,) = server.get("/workflow_templates").values()
-    assert sorted(templates) == ["Streaming avatar", "Two steps with separate decode"]
+    names = ["Best of four", "Streaming avatar", "Two steps with separate decode"]
+    assert sorted(templates) == names
 
 
 def test_the_streaming_workflow_makes_a_clip_with_sound(server, streaming):
     outputs = server.run(streaming)
-    preview, saved = (outputs[number]["images"][0] for number in (SAMPLER, "6"))
+    preview, saved = outputs[SAMPLER]["video"][0], outputs["6"]["images"][0]
     assert preview["type"] == "temp" and saved["type"] == "output"
     frames, samples, size = picture_and_sound(server.file(preview))
     assert (frames, size) == (FRAMES, (SIDE, SIDE))
@@ -110,7 +77,7 @@ def test_the_streaming_workflow_makes_a_clip_with_sound(server, streaming):
 
 def test_a_saved_clip_restores_its_workflow(server, streaming):
     outputs = server.run(with_inputs(streaming, SAMPLER, seed=2))
-    with av.open(str(server.file(outputs[SAMPLER]["images"][0]))) as clip:
+    with av.open(str(server.file(outputs[SAMPLER]["video"][0]))) as clip:
         assert json.loads(clip.metadata["prompt"])[SAMPLER]["inputs"]["seed"] == 2
 
 
@@ -162,7 +129,7 @@ def test_a_seed_repeats_its_clip_and_another_does_not(server, two_steps):
 
 def test_a_cached_rerun_shows_the_same_clip(server, streaming):
     graph = with_inputs(streaming, SAMPLER, seed=3)
-    first, second = (server.run(graph, client_id="me")[SAMPLER]["images"] for _ in range(2))
+    first, second = (server.run(graph, client_id="me")[SAMPLER]["video"] for _ in range(2))
     assert first == second and server.file(first[0]).is_file()
 
 
@@ -193,7 +160,7 @@ def test_joint_latents_of_other_packs_are_decoded_too(server, two_steps):
 def test_the_light_decoder_makes_a_clip_of_the_same_size(server, streaming):
     graph = with_inputs(streaming, VAE, video_vae="taew2_2.safetensors")
     outputs = server.run(graph)
-    frames, samples, size = picture_and_sound(server.file(outputs[SAMPLER]["images"][0]))
+    frames, samples, size = picture_and_sound(server.file(outputs[SAMPLER]["video"][0]))
     assert (frames, samples, size) == (FRAMES, SAMPLES, (SIDE, SIDE))
 
 
