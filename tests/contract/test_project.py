@@ -66,7 +66,7 @@ def test_nothing_in_the_pack_knows_torchaudio():
         assert "torchaudio" not in path.read_text(), name(path)
 
 
-@pytest.mark.parametrize("file", (*CATALOG, *JUDGES), ids=lambda file: file.key)
+@pytest.mark.parametrize("file", [*CATALOG, *JUDGES], ids=lambda file: file.key)
 def test_the_readme_tells_of_each_file_what_the_catalog_knows(file: ModelFile):
     rows = re.findall(
         rf"^\| `{re.escape(file.names[0])}`.*$", (ROOT / "README.md").read_text(), re.M
