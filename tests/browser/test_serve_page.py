@@ -160,10 +160,12 @@ def test_without_media_source_the_plain_url_plays(page):
     wait_for(page, f"{MODE} === 'file'")
 
 
-def test_after_a_reload_a_clip_can_be_opened_again(page):
+def test_after_a_reload_the_newest_clip_is_there_and_others_can_be_opened(page):
     generate(page, seconds=1)
     wait_for(page, f"{STATE} === 'finished'")
     page.reload()
-    page.click("#clips li:first-child button")
+    wait_for(page, f"{MODE} === 'file' && {STATE} === 'finished'")
+    page.click("#clips li:last-child button")
+    wait_for(page, "document.querySelector('#clips li:last-child button').ariaCurrent === 'true'")
     wait_for(page, f"{MODE} === 'file' && {STATE} === 'finished'")
     wait_for(page, "document.querySelector('video').readyState >= 2")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 
+import av
 import pytest
 from aiohttp import ClientPayloadError
 
@@ -81,8 +83,8 @@ def test_finish_ends_the_clip_after_the_block_and_cancel_at_once(tmp_path):
         engine = StagedEngine(blocks=10)
         async with serving(engine, tmp_path) as client:
             for action, state in (("finish", "finished"), ("cancel", "stopped")):
-                clip = await begin(client)
                 engine.allow(8)
+                clip = await begin(client)
                 await until(lambda clip=clip: seconds_made(client, clip, 29 / 24))
                 answer = await client.post(f"/hallolive/sessions/{clip}/{action}", json={})
                 assert answer.status == 200
@@ -371,5 +373,24 @@ def test_more_viewers_than_there_may_be_are_told_so(tmp_path):
             answer = await client.get(f"/hallolive/stream/{clip}")
             assert answer.status == 503
             assert len(others) == MAX_READERS
+
+    asyncio.run(scene())
+
+
+def test_other_programs_open_the_address_while_the_clip_is_made(tmp_path):
+    def first_frames(address: str, count: int) -> list[float]:
+        with av.open(address) as container:
+            return [f.time for f in itertools.islice(container.decode(video=0), count)]
+
+    async def scene():
+        engine = StagedEngine()
+        async with serving(engine, tmp_path) as client:
+            clip = await begin(client)
+            engine.allow(14)
+            address = f"http://127.0.0.1:{client.port}/hallolive/stream/{clip}?from=start"
+            times = await asyncio.wait_for(asyncio.to_thread(first_frames, address, 24), 20)
+            assert times == pytest.approx([i / 24 for i in range(24)])
+            assert await is_in(client, clip, "running")
+            engine.allow()
 
     asyncio.run(scene())

@@ -60,6 +60,11 @@ async function refresh() {
   try {
     const { sessions } = await call("hallolive/sessions");
     isBusy = sessions.some((status) => !ENDED.includes(status.state));
+    if (current === null && sessions.length > 0) {
+      const { id, state } = sessions.at(-1); // after a reload: what was there
+      show(id, ENDED.includes(state));
+      return;
+    }
     list(sessions);
     const status = sessions.find((candidate) => candidate.id === current);
     if (status) follow(status);
