@@ -104,6 +104,24 @@ def load(path: Path, processes: Processes) -> Snapshot:
     return Snapshot(tensors, state)
 
 
+def whole_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names begin with `prefix`, without it, put together from their pieces.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    state = read_state(path)
+    files = [_open(Path(path) / _file_name(rank)) for rank in range(state["processes"])]
+    sharded = set(state["sharded"])
+    return {
+        name.removeprefix(prefix): torch.cat([file.get_tensor(name) for file in files])
+        if name in sharded
+        else files[0].get_tensor(name)
+        for name in files[0].keys()  # noqa: SIM118 - a file, not a dict
+        if name.startswith(prefix)
+    }
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """The plain values of a checkpoint.
 

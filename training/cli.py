@@ -7,12 +7,16 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hallo_live_core.errors import HalloLiveError
 
 from .config_reader import RecipeError
-from .parallel import Processes
+from .parallel import PRECISIONS, Processes
 from .recipe import PHASES, Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -49,7 +53,55 @@ def build_parser() -> argparse.ArgumentParser:
         phase.add_argument("--config", type=Path, required=True, metavar="RECIPE")
         phase.add_argument("overrides", nargs="*", metavar="key=value")
         phase.set_defaults(run=run_phase, phase=name)
+    _add_export(commands)
+    _add_train_tiny(commands)
     return parser
+
+
+def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("export", help="a run's network as one safetensors file")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument("--network", choices=("student", "critic"), default="student")
+    parser.add_argument("--weights", choices=("ema", "raw"), help="default: ema if there is one")
+    parser.add_argument("--dtype", choices=tuple(PRECISIONS), default="bf16")
+    parser.set_defaults(run=run_export)
+
+
+def _add_train_tiny(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("train-tiny", help="all phases in a toy world, on a CPU")
+    parser.add_argument("--folder", type=Path, default=Path("out/train-tiny"))
+    parser.add_argument("--small", action="store_true", help="only show that it is connected")
+    parser.set_defaults(run=run_tiny)
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write the file and say where it came from."""
+    from .phases.export import export
+
+    source = export(
+        options.run_folder,
+        options.output,
+        network=options.network,
+        weights=options.weights,
+        dtype=PRECISIONS[options.dtype],
+    )
+    sys.stdout.write(f"{options.output} from {source}\n")
+    return 0
+
+
+def run_tiny(options: argparse.Namespace) -> int:
+    """Run the toy world and print its table."""
+    from .toy.run import SMALL, Budget, Toy
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    table = Toy(options.folder, SMALL if options.small else Budget(), say).run()
+    (options.folder / "report.md").write_text(table, encoding="utf-8")
+    sys.stdout.write(f"\n{table}")
+    return 0
 
 
 def run_phase(options: argparse.Namespace) -> int:

@@ -96,12 +96,13 @@ class EMASettings:
 
 @dataclass(frozen=True, slots=True)
 class PairSettings:
-    """Trajectories (spec 06 §3).
+    """Trajectories (spec 06 §3). repeats: per prompt, each from its own seed.
 
     one_seed: all prompts from the recipe's seed, as the reference does; else a seed per prompt.
     correlated_noise: sound starts from the picture's noise, as in the reference.
     """
 
+    repeats: int = 1
     one_seed: bool = False
     correlated_noise: bool = False
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hallo_live_core.checkpoints.config_json import config_to_metadata
 from hallo_live_core.errors import HalloLiveError
 
 from . import checkpointing
@@ -113,6 +114,7 @@ class Trainer:
             CheckpointError: the newest checkpoint is damaged or of another network.
             HalloLiveError: too many updates in a row were not finite.
         """
+        torch.manual_seed(self.recipe.run.seed + self.processes.rank)
         self._resume()
         run, counters = self.recipe.run, self.counters
         with Log(
@@ -217,6 +219,7 @@ class Trainer:
             "phase": self.phase.state(),
             "recipe": as_mapping(self.recipe),
             "git": checkpointing.git_hash(),
+            "sizes": config_to_metadata(self.phase.learners["student"].network.config),
         }
         checkpointing.save(
             self.folder / CHECKPOINTS,

@@ -37,7 +37,8 @@ def make_pairs(recipe: Recipe, processes: Processes) -> int:
     prompts = read_prompts(Path(recipe.data.prompts)) if recipe.data.prompts else None
     text = open_text(recipe, text_dim, prompts)
     folder = Path(recipe.data.pairs)
-    jobs = [(prompt, seed_of(prompt, recipe)) for prompt in prompts or text.prompts]
+    repeats = range(recipe.pairs.repeats)
+    jobs = [(p, seed_of(p, recipe) + r) for p in prompts or text.prompts for r in repeats]
     done = finished_keys(folder)
     processes.wait()
     missing = [job for job in jobs if pair_key(*job) not in done]

@@ -1,0 +1,98 @@
+"""A run that is killed and started again ends where an uninterrupted one does, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.checkpointing import checkpoints
+
+from ..training_world import recipe_values, write_recipe, write_world
+
+ROOT = Path(__file__).parents[2]
+PROCESS = Path(__file__).with_name("training_process.py")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def start(arguments: list[str], *, count: int = 1, die: str = "") -> list[int]:
+    """Exit codes of `count` processes that know each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        if count > 1:
+            env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if die and rank == 0:
+            env |= {"DIE": die}
+        command = [sys.executable, str(PROCESS), *arguments]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, cwd=ROOT))
+    codes = [processes[0].wait(timeout=120)]
+    for process in processes[1:]:
+        if codes[0]:
+            process.kill()
+        codes.append(process.wait(timeout=120))
+    for process in processes:
+        process.stderr.close()
+    return codes
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoints(folder / "checkpoints")[-1]
+    assert newest.name == "step_00000004"
+    return {
+        f"{file.name}/{name}": tensor
+        for file in sorted(newest.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize("die", [pytest.param("before:2", marks=pytest.mark.slow), "within:2"])
+def test_a_killed_distillation_ends_as_if_it_had_not_been_killed(world, tmp_path, die):
+    values = recipe_values(world, "train-hpdmd")
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    command = ["train-hpdmd", "--config", str(recipe)]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start([*command, f"run.folder={whole}"]) == [0]
+    assert start([*command, f"run.folder={cut}"], die=die) == [-signal.SIGKILL]
+    assert [path.name for path in checkpoints(cut / "checkpoints")] == ["step_00000002"]
+    assert start([*command, f"run.folder={cut}"]) == [0]
+    found = final(whole)
+    assert_same(found, final(cut))
+    assert {"student.weights", "student.ema", "critic.optimizer"} <= {
+        ".".join(name.split("/")[1].split(".")[:2]) for name in found
+    }
+    assert not list((cut / "checkpoints").glob("*.unfinished"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["no", "yes"])
+def test_two_processes_killed_within_a_save_end_as_if_they_had_not_been(world, tmp_path, shard):
+    values = recipe_values(world, "train-ode", parallel={"shard": shard, "precision": "float32"})
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    command = ["train-ode", "--config", str(recipe)]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start([*command, f"run.folder={whole}"], count=2) == [0, 0]
+    assert start([*command, f"run.folder={cut}"], count=2, die="within:2")[0] == -signal.SIGKILL
+    assert start([*command, f"run.folder={cut}"], count=2) == [0, 0]
+    assert_same(final(whole), final(cut))
