@@ -5,12 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import host
+from .best import HalloLiveBestOf
 from .decode import HalloLiveDecode
+from .judges import HalloLiveJudgeLoader
 from .live import HalloLivePlayer
 from .live_route import register
 from .load import HalloLiveModelLoader, HalloLiveTextEncoderLoader, HalloLiveVAELoader
+from .pick import HalloLivePickBest
 from .prompt import HalloLiveTextEncode
 from .sample import HalloLiveSampler, HalloLiveStreamSampler
+from .score import HalloLiveScore
 
 
 class HalloLiveExtension(ComfyExtension):
@@ -28,6 +32,10 @@ class HalloLiveExtension(ComfyExtension):
             HalloLiveSampler,
             HalloLiveDecode,
             HalloLivePlayer,
+            HalloLiveJudgeLoader,
+            HalloLiveScore,
+            HalloLivePickBest,
+            HalloLiveBestOf,
         ]
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "tools" / "schemas.json"
 WORKFLOWS = ROOT / "workflows"
 
-CORE_NODES = ("CLIPLoader", "CreateVideo", "SaveVideo")
+CORE_NODES = ("CLIPLoader", "CreateVideo", "PreviewAny", "PreviewImage", "SaveVideo")
 CORE_VERSION = "0.8.0"
 """The oldest ComfyUI that has these nodes in this form."""
 
@@ -57,6 +57,8 @@ TRANSFORMER = {
     "url": HUGGING_FACE + "fudan-generative-ai/Hallo-Live",
     "directory": "diffusion_models",
 }
+
+SYNC_FILES = HUGGING_FACE + "ByteDance/LatentSync-1.6"
 
 NOTE = ROOT / "tools" / "workflow_note.md"
 """What stands beside every graph; filled in with `str.format`."""
@@ -180,6 +182,43 @@ def two_steps() -> Workflow:
     return Workflow("Two steps with separate decode", nodes, what)
 
 
+def best_of_four() -> Workflow:
+    """Four seeds of one prompt; the judges choose."""
+    model, clip, vae, text = _loaders()
+    judges = Node("HalloLiveJudgeLoader", (0, 540), (380, 130))
+    best = Node(
+        "HalloLiveBestOf",
+        (900, 0),
+        (420, 620),
+        {
+            "model": model[0],
+            "positive": text[0],
+            "vae": vae[0],
+            "judges": judges[0],
+            "prompt": text[1],
+            "takes": 4,
+            "seed": 42,
+        },
+    )
+    save = Node(
+        "SaveVideo",
+        (1370, 0),
+        (420, 420),
+        {"video": best[0], "filename_prefix": "video/hallo-live-best"},
+    )
+    table = Node("PreviewAny", (1370, 470), (700, 220), {"source": best[3]}, title="Table")
+    pictures = Node("PreviewImage", (1370, 740), (420, 260), {"images": best[4]}, title="All takes")
+    what = (
+        "Four takes of one prompt, with the seeds 42 to 45; those that fail in their first second "
+        "are given up there. The judges choose: switch on lip sync, sound and picture in the judge "
+        "loader. The best take goes to output/video, the table says why. Each judge needs its own "
+        "files in models/judges: for lip sync `sfd_face.pth` and `syncnet_v2.model` from "
+        f"[LatentSync]({SYNC_FILES}), folder auxiliary."
+    )
+    nodes = [model, clip, vae, text, best, save, judges, table, pictures]
+    return Workflow("Best of four", nodes, what)
+
+
 def to_api(workflow: Workflow, schemas: dict[str, Any]) -> dict[str, Any]:
     """The form of POST /prompt."""
     graph = {}
@@ -204,8 +243,10 @@ def to_canvas(workflow: Workflow, schemas: dict[str, Any]) -> dict[str, Any]:
     """The form of the canvas."""
     links: list[list[Any]] = []
     nodes = [_canvas_node(node, schemas[node.kind], links) for node in workflow.nodes]
-    for link_id, source, slot, *_ in links:
-        nodes[source - 1]["outputs"][slot]["links"].append(link_id)
+    for link in links:
+        output = nodes[link[1] - 1]["outputs"][link[2]]
+        output["links"].append(link[0])
+        link[-1] = output["type"]  # an input may take any
     nodes.append(_canvas_note(workflow, len(nodes) + 1))
     return {
         "revision": 0,
@@ -233,13 +274,17 @@ def _canvas_node(node: Node, schema: dict[str, Any], links: list[list[Any]]) -> 
     sockets: list[dict[str, Any]] = []
     widgets: list[dict[str, Any]] = []
     values: list[Any] = []
+    linked_widgets: list[tuple[dict[str, Any], tuple[Node, int]]] = []
     for name, kind, options in inputs_of(schema):
         value = node.inputs.get(name, options.get("default"))
         if kind in WIDGET_TYPES:
+            widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
+            if isinstance(value, tuple):
+                linked_widgets.append((widgets[-1], value))
+                value = options.get("default")
             values.append(value)
             if options.get("control_after_generate"):
                 values.append(SEED_CONTROL)
-            widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
             continue
         socket = {"name": name, "type": kind, "link": None}
         if name in schema["input"].get("optional", {}):
@@ -249,6 +294,10 @@ def _canvas_node(node: Node, schema: dict[str, Any], links: list[list[Any]]) -> 
             socket["link"] = len(links) + 1
             links.append([len(links) + 1, source.number, slot, node.number, len(sockets), kind])
         sockets.append(socket)
+    for widget, (source, slot) in linked_widgets:
+        widget["link"] = len(links) + 1
+        place = len(sockets) + widgets.index(widget)
+        links.append([widget["link"], source.number, slot, node.number, place, widget["type"]])
     outputs = zip(schema["output_name"], schema["output"], strict=True)
     drawn = {
         "id": node.number,
@@ -314,7 +363,7 @@ def _version() -> str:
 def build(schemas: dict[str, Any]) -> dict[Path, str]:
     """Every file and its content."""
     files = {}
-    for workflow in (streaming(), two_steps()):
+    for workflow in (streaming(), two_steps(), best_of_four()):
         name = f"{workflow.name}.json"
         files[WORKFLOWS / name] = _text(to_canvas(workflow, schemas))
         files[WORKFLOWS / "api" / name] = _text(to_api(workflow, schemas))

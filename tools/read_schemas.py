@@ -58,14 +58,21 @@ def read_schemas(comfyui: Path) -> dict[str, Any]:
         kind.__name__: kind.GET_NODE_INFO_V1() for kind in (video.CreateVideo, video.SaveVideo)
     }
     schemas |= {kind.__name__: kind.GET_NODE_INFO_V1() for kind in _pack_nodes()}
-    loader = core.NODE_CLASS_MAPPINGS["CLIPLoader"]
-    schemas["CLIPLoader"] = {
-        "display_name": core.NODE_DISPLAY_NAME_MAPPINGS.get("CLIPLoader", "CLIPLoader"),
-        "input": loader.INPUT_TYPES(),
-        "output": loader.RETURN_TYPES,
-        "output_name": getattr(loader, "RETURN_NAMES", loader.RETURN_TYPES),
-    }
+    any_preview = importlib.import_module("comfy_extras.nodes_preview_any")
+    for module, name in ((core, "CLIPLoader"), (core, "PreviewImage"), (any_preview, "PreviewAny")):
+        schemas[name] = _older_node(module, name)
     return {name: trim(schemas[name]) for name in sorted(schemas)}
+
+
+def _older_node(module: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 - a module of the host
+    """The schema of a core node in the form that nodes had before."""
+    node = module.NODE_CLASS_MAPPINGS[name]
+    return {
+        "display_name": module.NODE_DISPLAY_NAME_MAPPINGS.get(name, name),
+        "input": node.INPUT_TYPES(),
+        "output": node.RETURN_TYPES,
+        "output_name": getattr(node, "RETURN_NAMES", node.RETURN_TYPES),
+    }
 
 
 def _pack_nodes() -> list[Any]:

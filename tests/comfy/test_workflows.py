@@ -47,7 +47,7 @@ def load(path: Path) -> dict:
 
 
 def test_there_are_workflows():
-    assert len(CANVAS) >= 2
+    assert len(CANVAS) >= 3
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_links_agree_with_both_of_their_ends(path):
         assert number in nodes[source]["outputs"][slot]["links"]
         assert nodes[source]["outputs"][slot]["type"] == kind
         assert nodes[target]["inputs"][target_slot]["link"] == number
-        assert nodes[target]["inputs"][target_slot]["type"] == kind
+        assert nodes[target]["inputs"][target_slot]["type"] in {kind, "*"}
 
 
 @any_workflow

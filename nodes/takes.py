@@ -1,0 +1,126 @@
+"""Makes the takes of Best Of, one after the other, and gives up those that fail at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..hallo_live_core import (
+    HalloLive,
+    MediaChunk,
+    Mp4Writer,
+    Request,
+    Reward,
+    TextContext,
+    first_block_faults,
+    plan_request,
+    thumbnail,
+)
+from . import host
+from .run import RunReport
+
+THUMBNAIL_SIDE = 320
+"""Pixels."""
+
+FINISHED_ANYWAY = "all takes failed in their first second; the first was finished after all"
+
+
+@dataclass(frozen=True, eq=False)
+class MadeTake:
+    """A clip in the temp folder, whole unless it was given up for its `faults`.
+
+    sound: float32 [s]; picture: uint8 [h, w, 3], small, of its middle or of where it ended.
+    """
+
+    seed: int
+    path: Path
+    sound: torch.Tensor
+    picture: torch.Tensor
+    faults: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know."""
+        if self.faults:
+            return (f"given up after the first second: {', '.join(self.faults)}",)
+        return (self.note,) if self.note else ()
+
+
+class TakeMaker:
+    """Makes takes that differ in their seed only.
+
+    judges: with them takes are given up after their first block if that has failed; None makes
+    all of them whole.
+    """
+
+    def __init__(
+        self,
+        engine: HalloLive,
+        text: TextContext,
+        hidden: Any,  # noqa: ANN401 - type of the host
+        judges: Sequence[Reward] | None,
+    ) -> None:
+        self._engine, self._text, self._hidden = engine, text, hidden
+        self._judges = judges
+
+    def make_all(self, request: Request, count: int) -> list[MadeTake]:
+        """Takes with the seeds seed, seed + 1, ...; at least one of them is whole."""
+        requests = [replace(request, seed=request.seed + i) for i in range(count)]
+        made = [
+            self._make(wanted, f"take {number}/{count}", may_drop=True)
+            for number, wanted in enumerate(requests, 1)
+        ]
+        if all(take.faults for take in made):
+            whole = self._make(requests[0], f"take 1/{count} again", may_drop=False)
+            made[0] = replace(whole, note=FINISHED_ANYWAY)
+        return made
+
+    def _make(self, request: Request, title: str, *, may_drop: bool) -> MadeTake:
+        plan = plan_request(request, self._engine.settings)
+        may_drop = may_drop and self._judges is not None and plan.num_blocks > 1
+        report = RunReport(self._hidden.unique_id, self._engine)
+        path, chunks = host.temporary_clip(), _Chunks(plan.num_blocks // 2)
+        stream = self._engine.stream(request, text=self._text, on_progress=report.advance)
+        metadata = host.workflow_metadata(self._hidden)
+        faults: tuple[str, ...] = ()
+        with closing(stream), Mp4Writer(path, clock=self._engine.clock, metadata=metadata) as clip:
+            for chunk in stream:
+                clip.write(chunk)
+                report.show(chunk, remark=title)
+                chunks.add(chunk)
+                if may_drop and len(chunks.first_block) == plan.sizes.video_latents:
+                    faults = first_block_faults(*chunks.take_first_block(), self._judges or ())
+                if faults:
+                    break
+        return MadeTake(request.seed, path, torch.cat(chunks.sound), chunks.picture, faults)
+
+
+class _Chunks:
+    """Of the chunks of a take what is needed later: its sound, a picture, its first block."""
+
+    def __init__(self, middle_block: int) -> None:
+        self._middle_block = middle_block
+        self.sound: list[torch.Tensor] = []
+        self.picture = torch.zeros(2, 2, 3, dtype=torch.uint8)
+        self.first_block: list[MediaChunk] = []
+
+    def add(self, chunk: MediaChunk) -> None:
+        self.sound.append(chunk.samples)
+        if chunk.block == 0:
+            self.first_block.append(chunk)
+        if chunk.block <= self._middle_block and len(chunk.frames):
+            self.picture = thumbnail(chunk.frames[-1], THUMBNAIL_SIDE)
+
+    def take_first_block(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Its frames and samples, which are then forgotten."""
+        chunks, self.first_block = self.first_block, []
+        return (
+            torch.cat([chunk.frames for chunk in chunks]),
+            torch.cat([chunk.samples for chunk in chunks]),
+        )
