@@ -6,16 +6,18 @@ cut into pieces layer by layer. Nothing else in training knows which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hallo_live_core.errors import HalloLiveError
 from hallo_live_core.models.dit import DualStreamDiT
+from hallo_live_core.models.dit.visibility import Cached, Views
 
 from .config_reader import RecipeError
 
@@ -29,11 +31,14 @@ class ParallelSettings:
     """How networks are laid out.
 
     shard: cut networks into pieces (FSDP2); `auto` does what `accelerate launch` was told.
+    checkpoint_activations: compute layers again in the backward pass of whole clips instead of
+    keeping what they computed. Rollouts need it less: they go backward block by block.
     keep_gathered: keep a layer's weights between forward and backward; faster, more memory.
     precision: of the computation; what learns is always stored in float32.
     """
 
     shard: Literal["auto", "yes", "no"] = "auto"
+    checkpoint_activations: bool = False
     keep_gathered: bool = False
     precision: Literal["float32", "bf16"] = "bf16"
 
@@ -83,6 +88,9 @@ class Processes:
         What learns becomes float32; what does not takes the dtype of the computation.
         """
         network.to(torch.float32 if learns else self.dtype).eval()
+        if learns and self.settings.checkpoint_activations:
+            for block in network.layers:
+                block.forward = recomputing(block.forward)
         if self.sharded:
             return self._sharded(network)
         network.to(self.device)
@@ -148,6 +156,21 @@ class Processes:
         """Leave the others."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer that keeps only its input for the backward pass.
+
+    Not where it reads caches: a running stream changes them before its backward pass.
+    """
+
+    def run(*inputs: Any) -> Any:  # noqa: ANN401 - what the layer takes and gives
+        views: Views = inputs[-1]
+        if not torch.is_grad_enabled() or isinstance(views.video_self, Cached):
+            return forward(*inputs)
+        return checkpoint(forward, *inputs, use_reentrant=False)
+
+    return run
 
 
 def local(tensor: Tensor) -> Tensor:
