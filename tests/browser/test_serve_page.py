@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = [
     "--no-sandbox",
@@ -32,26 +23,10 @@ MODE = "document.querySelector('.hl-player').dataset.mode"
 
 
 @pytest.fixture(scope="module")
-def server(tiny_models) -> Iterator[str]:
-    """The address of `hallo-live serve` with the tiny model, in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "hallo_live_core", "serve", "--models", str(tiny_models)]
-    options = ["--device", "cpu", "--size", "64x128", "--port", str(port)]
-    process = subprocess.Popen([*command, *options], cwd=ROOT, env=dict(os.environ))
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
-                break
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+def server(serve) -> Iterator[str]:
+    """The address of `hallo-live serve` with the tiny model."""
+    with serve("--size", "64x128") as address:
         yield address
-    finally:
-        process.terminate()
-        assert process.wait(timeout=20) == 0
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -19,35 +13,7 @@ from hallo_live_core.serving import app
 
 from .live_media import decode
 
-ROOT = Path(__file__).parents[2]
 PROMPT = "A woman says, <S>Hello.<E>"
-
-
-@contextlib.contextmanager
-def serve(models: Path):
-    """The address of a served model; ends as if by Ctrl-C."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "hallo_live_core", "serve", "--models", str(models)]
-    options = ["--device", "cpu", "--size", "32x64", "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, *options], cwd=ROOT, env=dict(os.environ), stderr=subprocess.PIPE
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
-                break
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert b"Traceback" not in errors, errors.decode()
 
 
 def ask(url: str, body: object = None):
@@ -57,8 +23,8 @@ def ask(url: str, body: object = None):
         return answer.read()
 
 
-def test_two_clips_are_made_in_turn_and_the_server_ends_cleanly_in_the_third(tiny_models):
-    with serve(tiny_models) as address:
+def test_two_clips_are_made_in_turn_and_the_server_ends_cleanly_in_the_third(serve):
+    with serve("--size", "32x64") as address:
         wanted = {"prompt": PROMPT, "seconds": 2, "lookahead": 5}
         made = [json.loads(ask(f"{address}/api/generate", wanted)) for _ in range(2)]
         streams = [ask(address + clip["stream"] + "?from=start") for clip in made]
