@@ -13,6 +13,7 @@ from .checkpoints.build import (
     video_decoder_from_state_dict,
 )
 from .checkpoints.files import read_file
+from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
 from .config import TEXT_LENGTH, BlockSizes
 from .devices import Placement
@@ -91,6 +92,7 @@ __all__ = [
     "check_request",
     "clean_text",
     "compose_prompt",
+    "is_quantised",
     "first_block_faults",
     "frames_from_images",
     "live_routes",

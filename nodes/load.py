@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..hallo_live_core import (
     CheckpointError,
     audio_decoder_from_state_dicts,
+    is_quantised,
     read_file,
     text_encoder_config_from_state_dict,
     text_encoder_weights,
@@ -18,6 +19,7 @@ from ..hallo_live_core import (
     video_decoder_from_state_dict,
 )
 from . import host
+from .host_weights import quantised_numbers
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
 TRANSFORMERS = ("diffusion_models",)
@@ -32,6 +34,9 @@ WANTED_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 
 MERGED = "(inside the audio VAE file)"
 """Vocoder entry for ComfyUI's merged MMAudio file."""
+
+FULL_WIDTH = "bf16"
+"""The choice that widens files of 8-bit weights."""
 
 MATRIX_AXES = 2
 
@@ -62,7 +67,8 @@ class HalloLiveModelLoader(io.ComfyNode):
                     default=host.DEFAULT,
                     tooltip=(
                         "How weights are kept in memory. default: as ComfyUI thinks best; "
-                        "fp8_e4m3fn: half of the memory, slightly different pictures."
+                        "fp8_e4m3fn: half of the memory, slightly different pictures. Files in "
+                        "scaled fp8 stay as they are, unless you choose bf16."
                     ),
                 ),
                 io.Combo.Input(
@@ -83,7 +89,12 @@ class HalloLiveModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, attention: str) -> io.NodeOutput:
         weights = read_file(host.find_file(TRANSFORMERS, model_name, wanted=WANTED_TRANSFORMER))
-        numbers = host.transformer_numbers(weights.tensors, weight_dtype)
+        keep = is_quantised(weights.tensors) and weight_dtype != FULL_WIDTH
+        numbers = (
+            quantised_numbers(weights.tensors)
+            if keep
+            else host.transformer_numbers(weights.tensors, weight_dtype)
+        )
         if numbers.storage.itemsize == 1:
             _shrink(weights.tensors, numbers.storage)
         module = transformer_from_state_dict(
@@ -92,6 +103,7 @@ class HalloLiveModelLoader(io.ComfyNode):
             dtype=None if numbers.storage.itemsize == 1 else numbers.storage,
             ops=numbers.ops,
             attention=host.attention(attention),
+            keep_quantised=keep,
         )
         return io.NodeOutput(LoadedModel(host.transformer_patcher(module), numbers.compute))
 

@@ -27,8 +27,8 @@ from ..models.video_vae import weights as video_weights
 from ..models.video_vae.decoder import WanVideoDecoder
 from ..models.video_vae.encoder import WanVideoEncoder
 from ..models.video_vae.taehv import TAEHV
-from . import identify
-from .assemble import assemble, reading
+from . import identify, quantise
+from .assemble import assemble, check_fit, reading
 from .files import take
 
 Ops = Any
@@ -49,21 +49,48 @@ def transformer_from_state_dict(
     ops: Ops = torch.nn,
     attention: Attention | None = None,
     config: TransformerConfig | None = None,
+    keep_quantised: bool = False,
 ) -> DualStreamDiT:
     """The dual-stream transformer made of these tensors; `attention` None is PyTorch's own.
 
-    `config` is read from the shapes if not given; only files of ours carry one.
+    `config` is read from the shapes if not given; only files of ours carry one. Scaled 8-bit
+    weights become `dtype` (None: bf16), unless `ops` are ComfyUI's for mixed precision and
+    `keep_quantised` leaves them to those; `dtype` is then that of all other tensors.
 
     Raises:
-        CheckpointError: this is another model.
+        CheckpointError: this is another model, or quantised in a way that is not known.
     """
     tensors = take(tensors, source)
     with reading(source, identify.TRANSFORMER, tensors):
-        config = config or transformer_weights.config_from_state_dict(tensors)
-        module = DualStreamDiT(config, ops=ops, attention=attention or sdpa, device=META)
+        layers = quantise.unify(tensors, source)
+        if not keep_quantised:
+            quantise.dequantise(tensors, layers, dtype=dtype or torch.bfloat16, device=device)
+        config = config or transformer_weights.config_from_state_dict(
+            quantise.without_extras(tensors)
+        )
+        # Layers that hold quantised weights put them where they were built.
+        place = torch.device("cpu") if layers and keep_quantised else META
+        module = DualStreamDiT(config, ops=ops, attention=attention or sdpa, device=place)
         ready = transformer_weights.to_module(tensors)
     tensors.clear()
+    if layers and keep_quantised:
+        return _with_quantised(module, ready, source, dtype)
     return assemble(module, ready, source=source, dtype=dtype, device=device)
+
+
+def _with_quantised(
+    module: DualStreamDiT, tensors: dict[str, Tensor], source: str, dtype: torch.dtype | None
+) -> DualStreamDiT:
+    """Hand 8-bit weights to layers that know them, and all else as `dtype`."""
+    plain = quantise.without_extras(tensors)
+    check_fit(DualStreamDiT(module.config, device=META), plain, source)
+    narrow = quantise.FORMATS.values()
+    for name, tensor in plain.items():
+        if dtype is not None and tensor.dtype not in narrow:
+            tensors[name] = tensor.to(dtype)
+    plain.clear()
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
 
 
 def video_decoder_from_state_dict(

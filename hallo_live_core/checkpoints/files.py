@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .catalog import published_size
+from .quantise import add_declared
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".model")
@@ -76,6 +77,7 @@ def read_file(path: Path, *, ema: bool = True) -> WeightFile:
             fix=f"use one of {', '.join(SAFETENSORS + PICKLES)}",
         )
     tensors = take(content, path.name, ema=ema)
+    add_declared(tensors, metadata, path.name)
     _check_tensors(tensors, path)
     return WeightFile(path.name, tensors, metadata)
 

@@ -20,8 +20,8 @@ VIDEO_REWARD = "VideoReward"
 SIGNS = (
     (VIDEO_REWARD, r"(base_model\.model\.)?rm_head\.weight"),
     ("a LoRA, not a whole model", r".*[._]lora_.*"),
-    ("a quantised model, which this loader does not read", r".*\.(comfy_quant|scale_weight)"),
     (TRANSFORMER, r"(video|audio)_model\.blocks\.\d+\..*"),
+    ("a quantised model, which this loader does not read", r".*\.(comfy_quant|scale_weight)"),
     (AUDIO_MERGED, r"vocoder\.conv_pre\..*"),
     ("a checkpoint of a whole image model", r"model\.diffusion_model\..*"),
     ("a whole image model", r"diffusion_model\..*"),

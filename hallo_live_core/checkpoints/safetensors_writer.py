@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,7 +28,12 @@ CODES = {
     torch.int64: "I64",
     torch.int32: "I32",
     torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
 }
+
+Encoder = tuple[torch.dtype, Callable[[Tensor], Tensor]]
+"""How a tensor is stored, and the function that brings it there."""
 
 
 def write_safetensors(
@@ -37,17 +42,23 @@ def write_safetensors(
     *,
     metadata: Mapping[str, str],
     dtype: torch.dtype | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> None:
     """Write `tensors`, floating ones as `dtype` if given, sorted by name.
 
-    The file appears under its name only when complete.
+    encoders: for tensors stored in another way, what they become, and the function that makes it
+    when their turn comes; shapes stay. The file appears under its name only when complete.
 
     Raises:
         CheckpointError: the disk is too full, the name is a link, or the file cannot be written.
     """
     refuse_link(target, CheckpointError)
     names = sorted(tensors)
-    stored = {name: _stored_dtype(tensors[name], dtype) for name in names}
+    encoders = encoders or {}
+    stored = {
+        name: encoders[name][0] if name in encoders else _stored_dtype(tensors[name], dtype)
+        for name in names
+    }
     header = _header({name: (tensors[name], stored[name]) for name in names}, metadata)
     total = len(header) + sum(tensors[name].numel() * stored[name].itemsize for name in names)
     partial = target.with_name(target.name + PARTIAL)
@@ -58,12 +69,17 @@ def write_safetensors(
         with partial.open("xb") as file:
             file.write(header)
             for name in names:
-                file.write(_bytes(tensors[name].to(stored[name])))
+                encode = encoders[name][1] if name in encoders else _as_it_is
+                file.write(_bytes(encode(tensors[name]).to(stored[name])))
         partial.replace(target)
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written", found=error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _stored_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "nodes").glob("*.py"))
+NODES = ROOT / "nodes"
+FILES = sorted(NODES.glob("*.py"))
+HOST_FILES = ("host.py", "host_weights.py")
 HOST_MODULES = {
     "comfy", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview",
     "node_helpers", "nodes", "server",
@@ -54,8 +56,8 @@ def test_our_own_packages_are_imported_relatively(path):
 
 
 @every_file
-def test_only_host_py_calls_the_host(path):
-    if path.name == "host.py":
+def test_only_the_host_files_call_the_host(path):
+    if path.name in HOST_FILES:
         return
     for level, module, names in imports(path):
         top = module.split(".")[0]
@@ -66,6 +68,6 @@ def test_only_host_py_calls_the_host(path):
 
 def test_host_names_are_looked_up_late():
     """`from comfy.x import y` would keep what the host rebinds at start-up."""
-    for level, module, names in imports(ROOT / "nodes" / "host.py"):
+    for level, module, names in (line for name in HOST_FILES for line in imports(NODES / name)):
         if level == 0 and module.split(".")[0] in {"comfy", "folder_paths"}:
             assert not names or (module, names) == ("comfy.cli_args", {"args"}), module

@@ -205,7 +205,7 @@ def test_an_unknown_model_is_described_by_its_first_names():
 
 
 def test_a_quantised_file_is_recognised():
-    names = [*student(), "video_model.blocks.0.ffn.0.comfy_quant"]
+    names = [f"encoder.block.1.layer.0.SelfAttention.q.{end}" for end in ("weight", "comfy_quant")]
     assert "quantised" in describe(names)
 
 
