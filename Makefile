@@ -16,13 +16,15 @@ endif
 
 TINY := out/tiny
 CLIP := out/demo.mp4
+TRAINED := out/train-tiny
 export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
 
-.PHONY: help demo test slow golden check lint fix clean
+.PHONY: help demo train-tiny test slow golden check lint fix clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    write $(CLIP) with tiny random models (first run installs into $(VENV))"
+	@echo "make train-tiny   train a student of a toy world into $(TRAINED), all phases, on a CPU"
 	@echo "make test    run the tests"
 	@echo "make slow    run the slow tests"
 	@echo "make golden  compare with the golden tensors under GOLDEN=$(GOLDEN)"
@@ -34,6 +36,10 @@ demo: $(TINY)/.made
 	@mkdir -p $(dir $(CLIP))
 	$(BIN)/hallo-live generate "$$PROMPT" --models $(TINY) --seconds 5 --seed 1 --size 128x256 -o $(CLIP)
 	@echo "The clip is $(CLIP): noise that moves and sounds, since the weights are random."
+
+train-tiny: $(VENV)/.deps
+	$(BIN)/python -m training train-tiny --folder $(TRAINED)
+	@echo "To see it: $(BIN)/hallo-live generate 'A red light moves in the dark.' --models $(TRAINED)/models --seconds 2 --size 64x64 -o $(TRAINED)/clip.mp4"
 
 # Pytest answers 5 when a selection is empty, which is no failure.
 PYTEST := status=0; $(BIN)/python -m pytest

@@ -1,1 +1,1 @@
-"""Training of Hallo-Live on top of `hallo_live_core`. Nothing is here yet."""
+"""Training of Hallo-Live on top of `hallo_live_core`: see README.md in this folder."""
