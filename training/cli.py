@@ -51,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name in PHASES:
         phase = commands.add_parser(name, help=_HELP[name])
         phase.add_argument("--config", type=Path, required=True, metavar="RECIPE")
+        phase.add_argument("--dry-run", action="store_true", help="only say what it would take")
+        phase.add_argument("--world", type=int, default=8, help="processes of the dry run")
         phase.add_argument("overrides", nargs="*", metavar="key=value")
         phase.set_defaults(run=run_phase, phase=name)
     _add_export(commands)
@@ -113,6 +115,11 @@ def run_phase(options: argparse.Namespace) -> int:
             found=recipe.phase,
             fix=f"python -m training {recipe.phase} --config {options.config}",
         )
+    if options.dry_run:
+        from .phases.dry_run import dry_run
+
+        sys.stdout.write(f"{dry_run(recipe, options.world)}\n")
+        return 0
     processes = Processes(recipe.parallel, cpu=recipe.run.cpu)
     try:
         _ACTIONS[recipe.phase](recipe, processes)

@@ -1,0 +1,134 @@
+"""`--dry-run`: what a recipe would take, from the headers of its files; nothing is read or run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hallo_live_core.checkpoints.config_json import config_from_metadata
+from hallo_live_core.checkpoints.files import read_file
+from hallo_live_core.config import HALLO_5B, TransformerConfig
+from hallo_live_core.models.dit import DualStreamDiT
+from hallo_live_core.models.dit.weights import config_from_state_dict
+from hallo_live_core.state.session import SessionShape, session_nbytes
+
+from ..parallel import PRECISIONS
+from ..recipe import Recipe
+from ..trainable import published_parameters
+
+GIB = 2**30
+FLOAT32 = 4
+MOMENTS = 2
+KEPT_WIDTHS = 16
+KEPT_FFN_WIDTHS = 3
+"""Tensors of model and of feed-forward width that one layer keeps per token for its backward pass;
+counted in the code, not measured."""
+
+TRAINING = ("train-teacher", "train-ode", "train-hpdmd")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Counts of one network: all parameters, those that learn, those of one layer."""
+
+    config: TransformerConfig
+    total: int
+    learning: int
+    layer: int
+
+
+def dry_run(recipe: Recipe, world: int) -> str:
+    """A table of parameters and of memory per GPU for `world` of them."""
+    sizes = network_sizes(recipe)
+    share = sizes.learning / sizes.total
+    lines = [
+        f"phase        {recipe.phase}",
+        f"network      {sizes.config.num_layers} layers, widths {sizes.config.video.dim} and "
+        f"{sizes.config.audio.dim}",
+        f"parameters   {sizes.total:,}",
+    ]
+    if recipe.phase in TRAINING:
+        lines.append(f"that learn   {sizes.learning:,} ({share:.1%})")
+        lines.append(
+            f"batch        {recipe.run.global_batch}: {world} processes, {_passes(recipe, world)}"
+        )
+    rows = memory_rows(recipe, sizes, world)
+    lines += ["", f"memory per GPU, {world} processes, GiB (arithmetic, not measured)"]
+    lines += [f"  {name:<44}{nbytes / GIB:8.1f}" for name, nbytes in rows]
+    lines.append(f"  {'together':<44}{sum(n for _, n in rows) / GIB:8.1f}")
+    return "\n".join(lines)
+
+
+def network_sizes(recipe: Recipe) -> Sizes:
+    """Counts, from a network on the meta device. Without the file: those of the published model."""
+    path = Path(recipe.model.student or recipe.model.teacher)
+    config = HALLO_5B
+    if path.is_file():
+        file = read_file(path)
+        found = config_from_metadata(file.metadata, file.name)
+        config = found or config_from_state_dict(file.tensors)
+    network = DualStreamDiT(config, device=torch.device("meta"))
+    named = published_parameters(network)
+    learning = sum(p.numel() for name, p in named.items() if recipe.train.trains(name))
+    layer = sum(p.numel() for p in network.blocks[0].parameters())
+    return Sizes(config, sum(p.numel() for p in named.values()), learning, layer)
+
+
+def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, float]]:
+    """(what, bytes) on each GPU."""
+    rows: list[tuple[str, float]] = []
+    cut = world if recipe.parallel.shard != "no" else 1
+    compute = PRECISIONS[recipe.parallel.precision].itemsize
+    learners = {"train-teacher": 1, "train-ode": 1, "train-hpdmd": 2}.get(recipe.phase, 0)
+    names = ("student", "critic")[:learners]
+    for name in names:
+        rows.append((f"{name}: weights, float32", FLOAT32 * sizes.total / cut))
+        rows.append((f"{name}: gradients, float32", FLOAT32 * sizes.learning / cut))
+        rows.append((f"{name}: moments of AdamW", MOMENTS * FLOAT32 * sizes.learning / cut))
+    if learners and recipe.ema.start_step <= recipe.run.max_steps:
+        rows.append(("student: average, float32", FLOAT32 * sizes.total / cut))
+    if recipe.model.teacher:
+        rows.append(("teacher: weights", compute * sizes.total / cut))
+    if cut > 1:
+        outside = sizes.total - sizes.layer * sizes.config.num_layers
+        gathered = 2 * sizes.layer + (learners or 1) * outside
+        rows.append(("layers gathered for use, two at a time", compute * gathered))
+    rows.append(("activations", activation_bytes(recipe, sizes.config, compute)))
+    return rows
+
+
+def activation_bytes(recipe: Recipe, config: TransformerConfig, compute: int) -> float:
+    """What the largest backward pass keeps, and the caches of a rollout."""
+    clip, plan = recipe.clip, recipe.plan
+    shape = SessionShape(plan, clip.height, clip.width, batch=recipe.run.micro_batch)
+    video = plan.video_latents * shape.tokens_per_latent(config)
+    audio = plan.audio_horizon
+    layer = _kept(config, video, audio) * recipe.run.micro_batch
+    inputs = (video * config.video.dim + audio * config.audio.dim) * recipe.run.micro_batch
+    whole = config.num_layers * inputs + layer
+    if not recipe.parallel.checkpoint_activations:
+        whole = config.num_layers * layer
+    if recipe.phase not in TRAINING:
+        return compute * layer
+    if recipe.phase != "train-hpdmd":
+        return compute * whole
+    block = _kept(config, video // plan.num_blocks, audio) * recipe.run.micro_batch
+    rollout = config.num_layers * block * (1 if recipe.rollout.recompute else plan.num_blocks)
+    caches = session_nbytes(config, shape, PRECISIONS[recipe.parallel.precision])
+    return compute * max(whole, rollout) + caches
+
+
+def _kept(config: TransformerConfig, video: int, audio: int) -> int:
+    """Values that one layer keeps for its backward pass."""
+    streams = ((video, config.video), (audio, config.audio))
+    return sum(n * (KEPT_WIDTHS * s.dim + KEPT_FFN_WIDTHS * s.ffn_dim) for n, s in streams)
+
+
+def _passes(recipe: Recipe, world: int) -> str:
+    each = recipe.run.micro_batch * world
+    passes, rest = divmod(recipe.run.global_batch, each)
+    if rest or not passes:
+        return f"cannot be divided into {each} at a time"
+    return f"{passes} backward passes of {recipe.run.micro_batch} each"
