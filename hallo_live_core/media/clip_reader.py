@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from .encoders import require_av
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 60.0
 """Where reading stops, or a film would fill the memory; judges are for clips."""
@@ -79,6 +82,7 @@ def _read_picture(container: InputContainer, max_seconds: float) -> tuple[list[T
         if not frames:
             start = time
         if time - start >= max_seconds:
+            logger.warning("%s is long: only its first %g s are read", container.name, max_seconds)
             break
         frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
     return frames, start

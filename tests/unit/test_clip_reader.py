@@ -51,9 +51,10 @@ def test_sound_stays_where_it_belongs(clip_file):
     assert abs(int(clip.samples[0].abs().argmax()) - 8_000) <= 2
 
 
-def test_reading_stops_at_the_limit(clip_file):
+def test_reading_stops_at_the_limit_and_says_so(clip_file, caplog):
     clip = read_clip(clip_file, max_seconds=1.0)
     assert len(clip.frames) == 24 and clip.samples.shape[1] == 16_000
+    assert "only its first 1 s are read" in caplog.text
 
 
 def write_late_sound(path, *, delay: float) -> None:
