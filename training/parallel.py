@@ -137,9 +137,10 @@ class Processes:
         """[n, ...] of every process, one behind the other in the order of ranks."""
         if self.count == 1:
             return values
-        parts = [torch.empty_like(values) for _ in range(self.count)]
-        dist.all_gather(parts, values.contiguous())
-        return torch.cat(parts)
+        here = values.contiguous().to(self.device)
+        parts = [torch.empty_like(here) for _ in range(self.count)]
+        dist.all_gather(parts, here)
+        return torch.cat(parts).to(values.device)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The mean over processes of every number; all must give the same names."""

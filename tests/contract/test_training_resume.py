@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.checkpointing import checkpoints
+from training.checkpointing import checkpoints, whole_tensors
 
 from ..training_world import recipe_values, write_recipe, write_world
 
@@ -61,6 +61,11 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoints(folder / "checkpoints")[-1]
+    return whole_tensors(newest, "student.weights.") | whole_tensors(newest, "critic.optimizer.")
+
+
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
@@ -96,3 +101,30 @@ def test_two_processes_killed_within_a_save_end_as_if_they_had_not_been(world, t
     assert start([*command, f"run.folder={cut}"], count=2, die="within:2")[0] == -signal.SIGKILL
     assert start([*command, f"run.folder={cut}"], count=2) == [0, 0]
     assert_same(final(whole), final(cut))
+
+
+@pytest.mark.slow
+def test_two_processes_whole_or_sharded_train_as_one_does(world, tmp_path):
+    values = recipe_values(
+        world, "train-hpdmd", parallel={"precision": "float32"}, optimizer={"lr": 1e-3, "eps": 1e-4}
+    )
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    command = ["train-hpdmd", "--config", str(recipe)]
+    assert start([*command, f"run.folder={tmp_path}/one"]) == [0]
+    expected = weights(tmp_path / "one")
+    for shard in ("no", "yes"):
+        folder = tmp_path / shard
+        arguments = [*command, f"run.folder={folder}", f"parallel.shard='{shard}'"]
+        assert start(arguments, count=2) == [0, 0]
+        for name, found in weights(folder).items():
+            torch.testing.assert_close(found, expected[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_another_number_of_processes(world, tmp_path):
+    values = recipe_values(world, "train-ode", parallel={"shard": "yes", "precision": "float32"})
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    command = ["train-ode", "--config", str(recipe), f"run.folder={tmp_path}/run"]
+    assert start([*command, "run.max_steps=2"], count=2) == [0, 0]
+    assert start([*command, "parallel.shard='no'"]) == [0]
+    assert checkpoints(tmp_path / "run/checkpoints")[-1].name == "step_00000004"

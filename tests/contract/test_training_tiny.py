@@ -1,0 +1,45 @@
+"""The toy world goes from nothing to a student that the terminal opens."""
+
+from __future__ import annotations
+
+import pytest
+
+from hallo_live_core.cli import main as hallo_live
+from training.data.ode_pairs import ClipSize
+from training.toy.measures import energy_distance, lag_error
+from training.toy.run import SMALL, Toy
+from training.toy.world import colour_of, make_clips, measure, toy_prompts
+
+SIZE = ClipSize(12, 60, 4, 4)
+
+
+def test_what_is_drawn_into_a_clip_can_be_measured_again():
+    prompts = toy_prompts()
+    together, ahead = (make_clips(prompts, SIZE, 1, lead=lead) for lead in (0, 2))
+    found = measure(together)
+    assert found.colour.tolist() == [colour_of(prompt) for prompt in prompts]
+    assert (found.seen - found.heard).abs().mean() < 0.05
+    frames = range(10)
+    assert lag_error(ahead, lead=2, frames=frames).below(lag_error(ahead, lead=0, frames=frames))
+    assert lag_error(ahead, lead=2, frames=frames).mean < 0.06
+
+
+def test_the_distance_of_sets_tells_the_same_world_from_another():
+    prompts = toy_prompts() * 4
+    one, other = (measure(make_clips(prompts, SIZE, seed)).features for seed in (1, 2))
+    same = energy_distance(one, other)
+    assert abs(same.mean) < 0.1
+    assert same.below(energy_distance(one, other + 0.2)) == "yes"
+
+
+@pytest.mark.slow
+def test_all_phases_end_in_a_student_that_generates(tmp_path):
+    said: list[str] = []
+    table = Toy(tmp_path / "toy", SMALL, said.append).run()
+    assert all(row in table for row in ("the teacher", "stage 1", "stage 2, reward", "shown"))
+    assert said[0].startswith("world")
+    clip = tmp_path / "clip.mp4"
+    models = tmp_path / "toy/models"
+    request = [toy_prompts()[0], "--models", str(models), "--seconds", "1", "--size", "64x64"]
+    assert hallo_live(["generate", *request, "--device", "cpu", "-o", str(clip)]) == 0
+    assert clip.stat().st_size > 0
