@@ -143,7 +143,8 @@ class Mp4Writer:
         ):
             target.metadata.update(self._metadata)
             picture = source.streams.video[0]
-            video = target.add_stream_from_template(picture)
+            # Opaque: no encoder, whose parameter sets PyAV 14.2 would write instead of the copy's.
+            video = target.add_stream_from_template(picture, opaque=True)
             audio = _add_aac(target, rate)
             for start in range(0, len(sound), AAC_FRAME):
                 part = sound[start : start + AAC_FRAME]

@@ -7,10 +7,13 @@ import torch
 
 from hallo_live_core.clock import MediaClock
 from hallo_live_core.errors import MediaError
+from hallo_live_core.media.encoders import BT709
 from hallo_live_core.media.mp4 import Mp4Writer
 from hallo_live_core.types import MediaChunk
 
 CLOCK = MediaClock()
+BT601 = 5
+"""Named as the target of RGB, where it means nothing, because older PyAV else ignores the source."""
 
 
 def chunk(frames: torch.Tensor, samples: torch.Tensor, index: int = 0) -> MediaChunk:
@@ -32,7 +35,10 @@ def grey(frames: int, level: int = 128) -> torch.Tensor:
 
 def decode(path) -> tuple[np.ndarray, np.ndarray]:
     with av.open(str(path)) as container:
-        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        frames = [
+            f.reformat(format="rgb24", src_colorspace=BT709, dst_colorspace=BT601).to_ndarray()
+            for f in container.decode(video=0)
+        ]
     with av.open(str(path)) as container:
         sound = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
     return np.stack(frames), sound
