@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     sys.stderr.write("Loading the model ...\n")
     engine = load_engine(options, on)
     with (
-        tempfile.TemporaryDirectory(prefix="hallo-live-") as folder,
+        tempfile.TemporaryDirectory(prefix="hallo-live-", ignore_cleanup_errors=True) as folder,
         Studio(engine, Path(folder)) as studio,
     ):
         app = build_app(studio, loopback=loopback, defaults=Request(height=height, width=width))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
-from contextlib import closing
 from pathlib import Path
 
 from ..engine import HalloLive
@@ -88,7 +88,7 @@ class Studio:
         self.sessions.close()
         self._thread.join()
         for path in self._folder.glob("*.mp4"):
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._closed:
@@ -116,12 +116,19 @@ class Studio:
             )
             kept = Mp4Writer(self._path(session), clock=self._engine.clock, metadata=metadata)
             live = SessionSink(session, clock=self._engine.clock)
-            with closing(chunks), Delivery(live, kept) as delivery:
+            with contextlib.closing(chunks), Delivery(live, kept) as delivery:
                 for chunk in chunks:
                     delivery.write(chunk)
+        if self.sessions.get(session.id) is None:  # its stream had failed, and was forgotten
+            self._forget(session)
 
     def _path(self, session: LiveSession) -> Path:
         return self._folder / f"{session.id}.mp4"
 
     def _forget(self, session: LiveSession) -> None:
-        self._path(session).unlink(missing_ok=True)
+        _remove(self._path(session))
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone already, or (on Windows) still being watched
+        path.unlink()
