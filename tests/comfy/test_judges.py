@@ -1,13 +1,15 @@
 """The judges in the real ComfyUI, with tiny random judges: one clip, several, and Best of four."""
 
+import asyncio
+import json
 import math
 import time
+import uuid
 
 import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hallo_live_core import load_judges, read_clip, score_clip
 from hallo_live_core.checkpoints.tiny_judges import write_tiny_judges
@@ -84,6 +86,8 @@ def test_a_video_of_any_origin_is_scored_as_in_the_terminal(server, judges):
 
 def test_the_plot_is_a_picture_with_a_curve(server, judges):
     graph = score_graph(video_node(server, "plot.mp4"), video=["clip", 0])
+    from PIL import Image
+
     (plot,) = server.run(graph)["score"]["images"]
     picture = Image.open(server.file(plot)).convert("RGB")
     assert picture.size == (640, 360)
@@ -157,6 +161,30 @@ def test_missing_files_are_named_with_size_and_folder(server, judges):
         server.run(graph)
     finally:
         hidden.rename(weights)
+
+
+def test_an_interrupt_stops_the_judges_at_work(server, judges):
+    graph = score_graph(video_node(server, "long.mp4", frames=1200), video=["clip", 0])
+    entry = asyncio.run(interrupted(server, graph, "score"))
+    assert not entry["status"]["completed"]
+    assert "execution_interrupted" in dict(entry["status"]["messages"])
+    server.run(score_graph(video_node(server, "any.mp4"), video=["clip", 0]))  # and it works on
+
+
+async def interrupted(server, graph: dict, node: str) -> dict:
+    """The history of a graph that is interrupted as soon as this node reports progress."""
+    import aiohttp
+
+    client = uuid.uuid4().hex
+    url = f"http://127.0.0.1:{server.port}/ws?clientId={client}"
+    async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+        prompt_id = await asyncio.to_thread(server.queue, graph, client_id=client)
+        async for message in socket:
+            event = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+            if event.get("type") == "progress" and event["data"]["node"] == node:
+                server.post("/interrupt", {"prompt_id": prompt_id})
+                break
+    return await asyncio.to_thread(server.wait, prompt_id)
 
 
 # ── Several clips ─────────────────────────────────────────────────────────────────────────────
