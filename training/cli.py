@@ -155,10 +155,12 @@ def _ode(recipe: Recipe, processes: Processes) -> None:
 
 
 def _distill(recipe: Recipe, processes: Processes) -> None:
+    from .judging import open_judges
     from .phases.distill import Distillation
     from .trainer import Trainer
 
-    Trainer(recipe, processes, Distillation(recipe, processes)).run()
+    judge = open_judges(recipe, processes)
+    Trainer(recipe, processes, Distillation(recipe, processes, judge)).run()
 
 
 _ACTIONS: dict[str, Action] = {

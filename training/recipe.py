@@ -59,7 +59,8 @@ class RunSettings:
 class ModelSettings:
     """Weight files, any that the loaders know. critic: the teacher's if empty.
 
-    student: what learns, in train-teacher too.
+    student: what learns, in train-teacher too. decoders, judges: folders with their published
+    files, for rewards only.
     """
 
     student: str = ""
@@ -67,6 +68,8 @@ class ModelSettings:
     critic: str = ""
     text_encoder: str = ""
     tokenizer: str = ""
+    decoders: str = ""
+    judges: str = ""
 
 
 @dataclass(frozen=True, slots=True)

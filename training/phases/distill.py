@@ -158,7 +158,7 @@ def check_judge(recipe: Recipe, judge: LatentJudge | None) -> None:
     """
     if recipe.rewards is not None and judge is None:
         raise RecipeError(
-            "The recipe weighs clips by rewards, but no judge is connected to training",
+            "The recipe weighs clips by rewards, but there is no judge",
             found=", ".join(recipe.rewards.judges),
-            fix="remove the group rewards: plain distribution matching",
+            fix="bring a judge, or remove the group rewards",
         )

@@ -1,0 +1,104 @@
+"""The judges of the core, asked about rollouts: latents become clips, clips become scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hallo_live_core.checkpoints import catalog
+from hallo_live_core.checkpoints.load import load_audio_decoder, load_video_decoder
+from hallo_live_core.clock import MediaClock
+from hallo_live_core.devices import Placement
+from hallo_live_core.engine import HalloLive
+from hallo_live_core.judging.panel import load_judges
+from hallo_live_core.rewards.base import Clip, Reward
+from hallo_live_core.rewards.combine import as_scores
+from hallo_live_core.types import LatentBlock
+
+from .config_reader import RecipeError
+from .parallel import Processes
+from .recipe import Recipe
+from .types import Latents
+
+PANEL = {"videoalign": "video", "audiobox": "audio", "sync": "sync"}
+"""What the core's panel calls the judges of the paper."""
+
+
+class DecodingJudge:
+    """Decodes clips and asks judges about picture and sound; see `phases.distill.LatentJudge`.
+
+    decoders: an engine that needs no more than its decoders. judges: by the names of the recipe.
+    """
+
+    def __init__(
+        self, decoders: HalloLive, judges: Mapping[str, Reward], clock: MediaClock | None = None
+    ) -> None:
+        self._decoders, self._judges = decoders, dict(judges)
+        self._clock = clock or MediaClock()
+
+    def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Values [b] by judge, NaN where it could not tell, no face for instance."""
+        made = [self._clip(clips, i, prompt) for i, prompt in enumerate(prompts)]
+        return {
+            name: as_scores([judge.score(clip).value for clip in made])
+            for name, judge in self._judges.items()
+        }
+
+    def _clip(self, clips: Latents, index: int, prompt: str) -> Clip:
+        video, audio = clips.video[index : index + 1], clips.audio[index : index + 1]
+        whole = LatentBlock(0, 0, 0, video, audio, audio[:, :0], is_last=True)
+        chunks = list(self._decoders.decode([whole]))
+        return Clip(
+            frames=torch.cat([chunk.frames for chunk in chunks]),
+            fps=self._clock.fps,
+            samples=torch.cat([chunk.samples for chunk in chunks]).unsqueeze(0),
+            sample_rate=self._clock.sample_rate,
+            prompt=prompt,
+        )
+
+
+def open_judges(recipe: Recipe, processes: Processes) -> DecodingJudge | None:
+    """What the recipe's rewards need; None where it has none.
+
+    Raises:
+        RecipeError: a judge that does not exist, or no folder with its files.
+        CheckpointError: files are missing or damaged.
+    """
+    if recipe.rewards is None:
+        return None
+    names = list(recipe.rewards.judges)
+    unknown = [name for name in names if name not in PANEL]
+    if unknown or not names:
+        raise RecipeError(
+            "There is no such judge" if unknown else "The recipe's rewards name no judge",
+            found=", ".join(unknown) or None,
+            fix=f"use some of {', '.join(PANEL)} in rewards.judges",
+        )
+    if not recipe.model.decoders or not recipe.model.judges:
+        raise RecipeError(
+            "Rewards need decoders and judges",
+            fix="name the folders with their files: model.decoders and model.judges",
+        )
+    device = processes.device
+    folder = [Path(recipe.model.judges)]
+    judges = {name: load_judges(folder, [PANEL[name]], device=device)[0] for name in names}
+    return DecodingJudge(load_decoders(Path(recipe.model.decoders), device), judges)
+
+
+def load_decoders(models: Path, device: torch.device) -> HalloLive:
+    """An engine that can decode, from a folder with the published files.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    wanted = (catalog.VIDEO_VAE, catalog.AUDIO_VAE, catalog.VOCODER)
+    video, audio, vocoder = (catalog.locate(models, wanted)[file.key] for file in wanted)
+    placement = Placement.on(device)
+    return HalloLive(
+        video_decoder=load_video_decoder(video, dtype=placement.decoder_dtype, device=device),
+        audio_decoder=load_audio_decoder(audio, vocoder, device=device),
+        placement=placement,
+    )
