@@ -357,6 +357,12 @@ def as_video(path: Path) -> Any:  # noqa: ANN401 - type of the host
     return InputImpl.VideoFromFile(str(path))
 
 
+def file_of(video: Any) -> Path | None:  # noqa: ANN401 - type of the host
+    """The file behind a VIDEO; None for one that is made of tensors, which would encode itself."""
+    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    return Path(source) if isinstance(source, str) else None
+
+
 def clip_for_view(path: Path) -> dict[str, str] | None:
     """How pages and programs ask /view for a clip; None if it lies outside the host's folders."""
     for kind in VIEWABLE_FOLDERS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -147,9 +146,8 @@ def clip_of_video(video: Any, prompt: str) -> Clip:  # noqa: ANN401 - type of th
     Files are read by our own reader, which keeps sound and picture aligned and needs a quarter of
     the memory; what no file holds comes as tensors.
     """
-    source = video.get_stream_source()
-    if isinstance(source, str) and Path(source).is_file():
-        clip = read_clip(source, prompt=prompt)
+    if (file := host.file_of(video)) is not None:
+        clip = read_clip(file, prompt=prompt)
         if abs(min(video.get_duration(), MAX_SECONDS) - clip.seconds) < SAME_LENGTH_SECONDS:
             return clip
     parts = video.get_components()

@@ -103,6 +103,16 @@ def test_images_and_audio_score_like_the_video_they_are_from(server, judges):
         assert float(one) == pytest.approx(float(other), rel=0.05, abs=0.05)
 
 
+def test_a_video_made_of_images_scores_like_them(server, judges):
+    graph = apart(server, name="any.mp4")
+    made = {"images": ["parts", 0], "audio": ["parts", 1], "fps": 25.0}
+    graph["made"] = {"class_type": "CreateVideo", "inputs": made}
+    whole = server.run(score_graph(graph, video=["made", 0]))
+    assert texts(whole, "out0", "out1", "out2") == texts(
+        server.run(score_graph(apart(server, name="any.mp4"), **made)), "out0", "out1", "out2"
+    )
+
+
 def test_what_cannot_be_judged_is_nan_and_the_table_says_why(server, judges):
     graph = score_graph(video_node(server, "mute.mp4", rate=None), video=["clip", 0])
     outputs = server.run(graph)
