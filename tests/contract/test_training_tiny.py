@@ -10,7 +10,7 @@ from training.toy.measures import energy_distance, lag_error
 from training.toy.run import SMALL, Toy
 from training.toy.world import colour_of, make_clips, measure, toy_prompts
 
-SIZE = ClipSize(12, 60, 4, 4)
+SIZE = ClipSize(12, 60, 2, 4)
 
 
 def test_what_is_drawn_into_a_clip_can_be_measured_again():
@@ -40,6 +40,6 @@ def test_all_phases_end_in_a_student_that_generates(tmp_path):
     assert said[0].startswith("world")
     clip = tmp_path / "clip.mp4"
     models = tmp_path / "toy/models"
-    request = [toy_prompts()[0], "--models", str(models), "--seconds", "1", "--size", "64x64"]
+    request = [toy_prompts()[0], "--models", str(models), "--seconds", "1", "--size", "32x64"]
     assert hallo_live(["generate", *request, "--device", "cpu", "-o", str(clip)]) == 0
     assert clip.stat().st_size > 0

@@ -27,6 +27,7 @@ from ..phases.pairs import make_pairs
 from ..recipe import Recipe, load_recipe
 from ..trainer import Phase, Trainer
 from ..types import Latents
+from .curves import draw_curves
 from .files import write_clips, write_network, write_prompts
 from .measures import (
     JUDGE,
@@ -100,8 +101,11 @@ class Toy:
             f"model.student={self.folder}/ode-ahead.safetensors",
         )
         self._install()
+        runs = ("teacher", *(name for name in STUDENTS if name != "untrained"))
+        drawn = draw_curves(self.folder, runs, self.folder / "curves.png")
+        curves = "![curves](curves.png)" if drawn else "Install matplotlib to see curves."
         minutes = (time.perf_counter() - started) / 60
-        return f"{self._table()}\nMade in {minutes:.1f} minutes.\n"
+        return f"{self._table()}\n{curves}\n\nMade in {minutes:.1f} minutes.\n"
 
     def _recipe(self, name: str, *overrides: str) -> Recipe:
         """A shipped recipe, moved below the folder."""

@@ -55,11 +55,14 @@ class Measured:
         return torch.cat([self.seen, self.heard, self.brightness / AMPLITUDE], dim=1)
 
 
-def toy_config(*, dim: int = 64, num_layers: int = 3) -> TransformerConfig:
-    """A transformer for this world, with the latent channels of the published one."""
+def toy_config(*, dim: int = 80, num_layers: int = 2) -> TransformerConfig:
+    """A transformer for this world, with the latent channels of the published one.
+
+    One latent is one token: four together hold more noise than so narrow a network can carry.
+    """
     shared = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": 1, "freq_dim": 64, "text_dim": TEXT_DIM}
     return TransformerConfig(
-        video=StreamConfig(in_channels=CHANNELS_VIDEO, patch=(1, 2, 2), **shared),
+        video=StreamConfig(in_channels=CHANNELS_VIDEO, patch=(1, 1, 1), **shared),
         audio=StreamConfig(in_channels=CHANNELS_AUDIO, patch=(1,), **shared),
         num_layers=num_layers,
     )
