@@ -13,6 +13,7 @@ from .checkpoints.build import (
     video_decoder_from_state_dict,
 )
 from .checkpoints.files import read_file
+from .checkpoints.lora import LowRank, check_lora, load_lora
 from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
 from .config import TEXT_LENGTH, BlockSizes
@@ -66,6 +67,7 @@ __all__ = [
     "LatentBlock",
     "LiveSession",
     "LiveStatus",
+    "LowRank",
     "MediaChunk",
     "MediaClock",
     "MediaError",
@@ -88,15 +90,17 @@ __all__ = [
     "TooManyReadersError",
     "TooManySessionsError",
     "audio_decoder_from_state_dicts",
+    "check_lora",
     "check_prompt",
     "check_request",
     "clean_text",
     "compose_prompt",
-    "is_quantised",
     "first_block_faults",
     "frames_from_images",
+    "is_quantised",
     "live_routes",
     "load_judges",
+    "load_lora",
     "plan_request",
     "rank_takes",
     "read_clip",

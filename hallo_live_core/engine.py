@@ -17,6 +17,7 @@ from .checkpoints.load import (
     load_transformer,
     load_video_decoder,
 )
+from .checkpoints.lora import LoraFiles
 from .clock import MediaClock
 from .config import HALLO_5B, StreamSettings
 from .decoding.audio import AudioStream
@@ -87,9 +88,17 @@ class HalloLive:
 
     @classmethod
     def load(
-        cls, models: Path, *, placement: Placement, decoder: str = DECODERS[0], ema: bool = True
+        cls,
+        models: Path,
+        *,
+        placement: Placement,
+        decoder: str = DECODERS[0],
+        ema: bool = True,
+        loras: LoraFiles = (),
     ) -> HalloLive:
         """Load every part from a folder with the published files (README, `catalog`).
+
+        loras: files and strengths of changes to merge into the transformer.
 
         Raises:
             CheckpointError: a file is missing (all missing ones are named), damaged or of
@@ -119,6 +128,7 @@ class HalloLive:
                 dtype=placement.dtype,
                 device=placement.transformer,
                 ema=ema,
+                loras=loras,
             ),
             video_decoder=video_decoder,
             audio_decoder=load_audio_decoder(

@@ -11,6 +11,7 @@ from .judges import HalloLiveJudgeLoader
 from .live import HalloLivePlayer
 from .live_route import register
 from .load import HalloLiveModelLoader, HalloLiveTextEncoderLoader, HalloLiveVAELoader
+from .lora import HalloLiveLora
 from .pick import HalloLivePickBest
 from .prompt import HalloLiveTextEncode
 from .sample import HalloLiveSampler, HalloLiveStreamSampler
@@ -36,6 +37,7 @@ class HalloLiveExtension(ComfyExtension):
             HalloLiveScore,
             HalloLivePickBest,
             HalloLiveBestOf,
+            HalloLiveLora,
         ]
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import comfy.model_management
 import comfy.ops
 import comfy.utils
+import comfy.weight_adapter
 import torch
 
+from ..hallo_live_core import LowRank
 from .host import COMPUTE_DTYPES, Numbers
 
 MIXED = {"mixed_ops": True}
@@ -29,3 +32,23 @@ def quantised_numbers(weights: Mapping[str, torch.Tensor]) -> Numbers:
         None, compute, load_device=device, model_config=SimpleNamespace(quant_config=MIXED)
     )
     return Numbers(compute, compute, ops)
+
+
+def weight_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401 - type of the host
+    """Names and shapes of what patches may change."""
+    return {name: tuple(weight.shape) for name, weight in patcher.model.state_dict().items()}
+
+
+def with_lora(patcher: Any, lora: Mapping[str, LowRank], strength: float) -> Any:  # noqa: ANN401
+    """The same model with these changes upon its weights while it is loaded.
+
+    The weights are shared with `patcher`, and come back when the host unloads the changed one.
+    """
+    changed = patcher.clone()
+    adapter = comfy.weight_adapter.LoRAAdapter
+    patches = {
+        name: adapter(set(), (change.up, change.down, change.alpha, None, None, None))
+        for name, change in lora.items()
+    }
+    changed.add_patches(patches, strength)
+    return changed

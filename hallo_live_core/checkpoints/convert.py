@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import CheckpointError
 from ..models.dit import weights as transformer_weights
@@ -15,18 +17,26 @@ from . import identify, quantise
 from .assemble import check_fit, reading
 from .config_json import config_to_metadata
 from .files import SAFETENSORS, WeightFile, read_file
+from .lora import LoraFiles, changed, load_steps
 from .rewards_hf import convert_video_reward
 from .safetensors_writer import Encoder, write_safetensors
 
+Change = Callable[[Tensor], Tensor]
+
 
 def convert(
-    source: Path, target: Path, *, ema: bool = True, dtype: torch.dtype = torch.bfloat16
+    source: Path,
+    target: Path,
+    *,
+    ema: bool = True,
+    dtype: torch.dtype = torch.bfloat16,
+    loras: LoraFiles = (),
 ) -> Path:
     """Write the student of a training checkpoint, flat export or safetensors file as `target`.
 
     Names stay as published, without prefix; the sizes go into the metadata. One tensor at a time
-    is in memory. Of VideoReward, the judge, the adapters are merged (spec 08 §4.1). `target`
-    appears only when it is complete. Returns `target`.
+    is in memory. `loras` are merged into the transformer. Of VideoReward, the judge, the adapters
+    are merged (spec 08 §4.1). `target` appears only when it is complete. Returns `target`.
 
     Raises:
         CheckpointError: the source is damaged or another model, or the target cannot be written.
@@ -34,16 +44,22 @@ def convert(
     source, target = Path(source), Path(target)
     _check_target(target)
     file = read_file(source, ema=ema)
-    if identify.identify(file.tensors) == identify.VIDEO_REWARD:
+    if identify.identify(file.tensors) == identify.VIDEO_REWARD and not loras:
         convert_video_reward(file, source, target, dtype)
         return target
     metadata = _describe(file)
-    write_safetensors(target, file.tensors, metadata=metadata, dtype=dtype)
+    encoders = {name: (dtype, change) for name, change in _changes(file.tensors, loras).items()}
+    write_safetensors(target, file.tensors, metadata=metadata, dtype=dtype, encoders=encoders)
     return target
 
 
 def convert_to_fp8(
-    source: Path, target: Path, *, ema: bool = True, keep_audio: bool = False
+    source: Path,
+    target: Path,
+    *,
+    ema: bool = True,
+    keep_audio: bool = False,
+    loras: LoraFiles = (),
 ) -> dict[str, float]:
     """As `convert`, with the matrices of the blocks in scaled fp8, ComfyUI's current layout.
 
@@ -57,20 +73,36 @@ def convert_to_fp8(
     _check_target(target)
     file = read_file(source, ema=ema)
     metadata = _describe(file)
-    tensors = dict(file.tensors)
-    encoders: dict[str, Encoder] = {}
-    errors: dict[str, float] = {}
+    changes = _changes(file.tensors, loras)
+    stored = quantise.FORMATS[quantise.WRITTEN]
+    encoders: dict[str, Encoder] = {k: (torch.bfloat16, change) for k, change in changes.items()}
+    tensors, errors = dict(file.tensors), dict[str, float]()
     for layer in quantise.quantisable(file.tensors, keep_audio=keep_audio):
-        weight = file.tensors[layer + quantise.WEIGHT]
+        name = layer + quantise.WEIGHT
+        change = changes.get(name, _unchanged)
+        weight = change(file.tensors[name])
         scale = quantise.scale_of(weight)
         errors[layer] = quantise.relative_error(weight, scale)
-        stored = quantise.FORMATS[quantise.WRITTEN]
-        encoders[layer + quantise.WEIGHT] = stored, partial(quantise.to_8_bits, scale=scale)
+        encoders[name] = stored, partial(_narrowed, change=change, scale=scale)
         encoders[layer + quantise.SCALE] = torch.float32, torch.clone
         tensors[layer + quantise.SCALE] = scale
         tensors[layer + quantise.QUANT] = quantise.layer_mark()
     write_safetensors(target, tensors, metadata=metadata, dtype=torch.bfloat16, encoders=encoders)
     return errors
+
+
+def _changes(tensors: Mapping[str, Tensor], loras: LoraFiles) -> dict[str, Change]:
+    """What happens to each tensor that a LoRA changes, when its turn comes."""
+    found = load_steps(tensors, loras)
+    return {name: partial(changed, steps=steps) for name, steps in found.items()}
+
+
+def _unchanged(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _narrowed(weight: Tensor, change: Change, scale: Tensor) -> Tensor:
+    return quantise.to_8_bits(change(weight), scale)
 
 
 def _describe(file: WeightFile) -> dict[str, str]:

@@ -22,6 +22,7 @@ from . import build
 from .build import Ops
 from .config_json import config_from_metadata
 from .files import read_bytes, read_file
+from .lora import LoraFiles, merge_into
 
 
 def load_transformer(
@@ -32,14 +33,17 @@ def load_transformer(
     ema: bool = True,
     ops: Ops = torch.nn,
     attention: Attention | None = None,
+    loras: LoraFiles = (),
 ) -> DualStreamDiT:
     """The transformer in any published or converted file (spec 01 §9); `dtype` None keeps it.
 
+    loras: files and strengths of changes to merge into it.
+
     Raises:
-        CheckpointError: the file is missing, damaged or another model.
+        CheckpointError: a file is missing, damaged or another model.
     """
     file = read_file(path, ema=ema)
-    return build.transformer_from_state_dict(
+    module = build.transformer_from_state_dict(
         file.tensors,
         file.name,
         dtype=dtype,
@@ -48,6 +52,8 @@ def load_transformer(
         attention=attention,
         config=config_from_metadata(file.metadata, file.name),
     )
+    merge_into(module, loras)
+    return module
 
 
 def load_video_decoder(

@@ -12,6 +12,7 @@ from ..checkpoints.convert import convert, convert_to_fp8
 from ..checkpoints.tiny import write_tiny_models
 from ..checkpoints.tiny_judges import write_tiny_judges
 from ..errors import RequestError
+from .loading import add_lora_option
 from .report import table
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add_convert_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--keep-audio", action="store_true", help="with --fp8: the audio stream stays in bf16"
     )
+    add_lora_option(parser)
     parser.set_defaults(run=_convert)
 
 
@@ -65,13 +67,17 @@ def _convert(options: argparse.Namespace) -> int:
     ema = not options.raw
     if options.fp8:
         errors = convert_to_fp8(
-            options.source, options.target, ema=ema, keep_audio=options.keep_audio
+            options.source,
+            options.target,
+            ema=ema,
+            keep_audio=options.keep_audio,
+            loras=options.lora,
         )
         sys.stdout.write(f"relative error per layer\n{table(error_rows(errors))}\n")
     elif options.keep_audio:
         raise RequestError("Without --fp8 everything stays in bf16", fix="leave out --keep-audio")
     else:
-        convert(options.source, options.target, ema=ema)
+        convert(options.source, options.target, ema=ema, loras=options.lora)
     sys.stdout.write(f"wrote {options.target}\n")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-device", help="of the text encoder; default: as --device")
     parser.add_argument(
         "--raw-weights", action="store_true", help="not the EMA, if a file has both"
+    )
+    add_lora_option(parser)
+
+
+def add_lora_option(parser: argparse.ArgumentParser) -> None:
+    """Register `--lora`, a list of files and strengths."""
+    parser.add_argument(
+        "--lora",
+        type=parse_lora,
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="merge a LoRA into the transformer; strength 1 if not given; may be repeated",
     )
 
 
@@ -42,8 +56,26 @@ def load_engine(options: argparse.Namespace, on: Placement) -> HalloLive:
         CheckpointError: a file is missing or does not fit.
     """
     return HalloLive.load(
-        options.models, placement=on, decoder=options.decoder, ema=not options.raw_weights
+        options.models,
+        placement=on,
+        decoder=options.decoder,
+        ema=not options.raw_weights,
+        loras=options.lora,
     )
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """`style.safetensors:0.5` -> file and strength; colons elsewhere belong to the name."""
+    name, _, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        return Path(text), 1.0
+    if not name:
+        return Path(text), 1.0
+    if not math.isfinite(strength):
+        raise argparse.ArgumentTypeError(f"{number} is no strength; use a number such as 0.8")
+    return Path(name), strength
 
 
 def parse_size(text: str) -> tuple[int, int]:

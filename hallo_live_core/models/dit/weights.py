@@ -45,6 +45,16 @@ def to_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _rename_all(weights, TO_PUBLISHED)
 
 
+def module_name(name: str) -> str | None:
+    """The name that `DualStreamDiT` has for a tensor of either kind of name; None if it is neither.
+
+    Whether the network has such a tensor is another question.
+    """
+    if _renamed(name, TO_PUBLISHED) is not None:
+        return name
+    return _renamed(name, TO_MODULE)
+
+
 def config_from_state_dict(
     weights: Mapping[str, Tensor],
     *,
