@@ -120,7 +120,8 @@ def run_phase(options: argparse.Namespace) -> int:
 
         sys.stdout.write(f"{dry_run(recipe, options.world)}\n")
         return 0
-    processes = Processes(recipe.parallel, cpu=recipe.run.cpu)
+    learns = recipe.phase.startswith("train-")
+    processes = Processes(recipe.parallel, cpu=recipe.run.cpu, learns=learns)
     try:
         _ACTIONS[recipe.phase](recipe, processes)
     finally:

@@ -44,16 +44,21 @@ class ParallelSettings:
 
 
 class Processes:
-    """This process among its peers. Made once, by the command."""
+    """This process among its peers. Made once, by the command.
 
-    def __init__(self, settings: ParallelSettings, *, cpu: bool = False) -> None:
+    learns: whether networks are trained, or only asked.
+    """
+
+    def __init__(
+        self, settings: ParallelSettings, *, cpu: bool = False, learns: bool = True
+    ) -> None:
         try:
             from accelerate import Accelerator
         except ImportError as error:
             raise HalloLiveError(
                 "Training needs the package accelerate", fix='pip install "hallo-live[train]"'
             ) from error
-        self.settings = settings
+        self.settings, self._learns = settings, learns
         self._accelerator = Accelerator(cpu=cpu)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
@@ -74,8 +79,14 @@ class Processes:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the computation: float32 where there is no bf16 copy of the weights."""
-        return PRECISIONS[self.settings.precision] if self.sharded else torch.float32
+        """Number format of the computation.
+
+        float32 on a CPU, and where what learns has no second copy of its weights to compute with.
+        """
+        as_stored = self._learns or self.device.type == "cpu"
+        if as_stored and not self.sharded:
+            return torch.float32
+        return PRECISIONS[self.settings.precision]
 
     def wait(self) -> None:
         """Go on when all are here."""
