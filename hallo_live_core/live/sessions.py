@@ -64,8 +64,8 @@ class LiveSession:
 
     The run reports here (`running`, `advance`, `made`), asks `should_stop` and `should_finish`, and
     pushes into `broadcast`; everybody else reads `status` and may `finish` or `cancel`. Methods may
-    be called from any thread. on_change is called, in a thread of the run, whenever the state or the
-    block changes and when the first picture is there.
+    be called from any thread. on_change is called, in a thread of the run, whenever the state or
+    the block changes and when the first picture is there.
     """
 
     def __init__(

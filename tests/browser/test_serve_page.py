@@ -144,3 +144,43 @@ def test_after_a_reload_the_newest_clip_is_there_and_others_can_be_opened(page):
     wait_for(page, "document.querySelector('#clips li:last-child button').ariaCurrent === 'true'")
     wait_for(page, f"{MODE} === 'file' && {STATE} === 'finished'")
     wait_for(page, "document.querySelector('video').readyState >= 2")
+
+
+def test_where_a_policy_forbids_media_source_the_plain_url_plays(page, server):
+    def without_blobs(route):
+        answer = route.fetch()
+        policy = answer.headers["content-security-policy"].replace(" blob:", "")
+        route.fulfill(
+            response=answer, headers={**answer.headers, "content-security-policy": policy}
+        )
+
+    page.route(f"{server}/", without_blobs)
+    page.reload()
+    wait_for(page, "document.querySelector('input[name=width]').value === '128'")
+    generate(page, seconds=8)
+    wait_for(page, f"{MODE} === 'progressive'")
+    wait_for(page, f"{TIME} > 0.3")
+    assert any("blob:" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
+def test_a_late_viewer_plays_from_the_newest_key_frame_on(page):
+    generate(page, seconds=20)
+    wait_for(page, f"{TIME} > 1.2 && {STATE} === 'running'")
+    page.evaluate(
+        """async () => {
+            const { LivePlayer } = await import("/player/player.mjs");
+            window.late = new LivePlayer();
+            document.body.append(window.late.element);
+            const { sessions } = await (await fetch("/hallolive/sessions")).json();
+            window.late.watch(`/hallolive/stream/${sessions.at(-1).id}`);
+        }"""
+    )
+    wait_for(page, "window.late.video.currentTime > 0")
+    assert page.evaluate("window.late.video.currentTime") > 0.5  # where the sound of block 2 begins
+    began = page.evaluate("window.late.video.currentTime")
+    wait_for(page, f"window.late.video.currentTime > {began + 0.2}")
+    page.evaluate("window.late.destroy()")
+    assert page.evaluate("document.querySelectorAll('.hl-player').length") == 1
+    page.click(".hl-stop")
+    wait_for(page, f"{STATE} === 'stopped'")

@@ -13,7 +13,7 @@ from hallo_live_core.types import MediaChunk
 
 CLOCK = MediaClock()
 BT601 = 5
-"""Named as the target of RGB, where it means nothing, because older PyAV else ignores the source."""
+"""Named as the target of RGB, where it means nothing: older PyAV else ignores the source."""
 
 
 def chunk(frames: torch.Tensor, samples: torch.Tensor, index: int = 0) -> MediaChunk:
