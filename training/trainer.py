@@ -234,7 +234,7 @@ class Trainer:
         self.processes.wait()
         if not done:
             log = self.folder / LOG_FILE
-            if log.exists():
+            if self.processes.is_main and log.exists():
                 LOGGER.warning("%s was cut before its first checkpoint; it starts anew", log.parent)
             return
         snapshot = checkpointing.load(done[-1], self.processes)

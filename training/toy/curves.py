@@ -11,7 +11,7 @@ from ..logs import LOG_FILE
 SHOWN = {
     "student/loss": "loss of what is trained",
     "critic/loss": "loss of the critic",
-    "reward/right": "reward of rollouts",
+    "student/reward/right": "reward of rollouts",
 }
 WINDOW = 5
 """Steps that a point of a curve is the mean of."""
@@ -42,6 +42,7 @@ def draw_curves(folder: Path, runs: Sequence[str], target: Path) -> bool:
             if steps:
                 axes.plot(steps, values, label=run)
         axes.set(title=title, xlabel="step", yscale="log" if "loss" in name else "linear")
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     figure.savefig(target)
     return True
