@@ -69,6 +69,7 @@ function nameOf(node) {
 }
 
 function decoderOf(node) {
+  if (!node.graph) return undefined; // a node that is being made has no connections yet
   const loader = node.getInputNode(node.findInputSlot("vae"));
   return loader ? widgetOf(loader, "video_vae") : undefined;
 }
