@@ -66,7 +66,11 @@ def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
     parser.add_argument("--network", choices=("student", "critic"), default="student")
     parser.add_argument("--weights", choices=("ema", "raw"), help="default: ema if there is one")
-    parser.add_argument("--dtype", choices=tuple(PRECISIONS), default="bf16")
+    parser.add_argument("--dtype", choices=tuple(PRECISIONS), help="default: bf16; LoRA: float32")
+    parser.add_argument("--adapters-only", action="store_true", help="a LoRA file of the adapters")
+    parser.add_argument(
+        "--base", type=Path, metavar="FILE", help="what adapters stand on, if moved"
+    )
     parser.set_defaults(run=run_export)
 
 
@@ -86,7 +90,9 @@ def run_export(options: argparse.Namespace) -> int:
         options.output,
         network=options.network,
         weights=options.weights,
-        dtype=PRECISIONS[options.dtype],
+        dtype=PRECISIONS[options.dtype] if options.dtype else None,
+        adapters_only=options.adapters_only,
+        base=options.base,
     )
     sys.stdout.write(f"{options.output} from {source}\n")
     return 0
@@ -120,7 +126,7 @@ def run_phase(options: argparse.Namespace) -> int:
 
         sys.stdout.write(f"{dry_run(recipe, options.world)}\n")
         return 0
-    learns = recipe.phase.startswith("train-")
+    learns = recipe.phase.startswith("train-") and recipe.adapters is None
     processes = Processes(recipe.parallel, cpu=recipe.run.cpu, learns=learns)
     try:
         _ACTIONS[recipe.phase](recipe, processes)

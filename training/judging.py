@@ -48,9 +48,7 @@ class DecodingJudge:
         }
 
     def _clip(self, clips: Latents, index: int, prompt: str) -> Clip:
-        video, audio = clips.video[index : index + 1], clips.audio[index : index + 1]
-        whole = LatentBlock(0, 0, 0, video, audio, audio[:, :0], is_last=True)
-        chunks = list(self._decoders.decode([whole]))
+        chunks = list(self._decoders.decode([whole_clip(clips, index)]))
         return Clip(
             frames=torch.cat([chunk.frames for chunk in chunks]),
             fps=self._clock.fps,
@@ -58,6 +56,12 @@ class DecodingJudge:
             sample_rate=self._clock.sample_rate,
             prompt=prompt,
         )
+
+
+def whole_clip(clips: Latents, index: int) -> LatentBlock:
+    """One clip of a batch as a single block, for decoding."""
+    video, audio = clips.video[index : index + 1], clips.audio[index : index + 1]
+    return LatentBlock(0, 0, 0, video, audio, audio[:, :0], is_last=True)
 
 
 def open_judges(recipe: Recipe, processes: Processes) -> DecodingJudge | None:

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit import DualStreamDiT
 
+from .adapters import adapter_parameters
 from .checkpointing import Snapshot, restore
 from .steps import create_ema
 from .trainable import published_parameters
+
+BASES = "bases"
+"""Where a checkpoint's state names the base of every learner with adapters."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFile:
+    """Where frozen weights below adapters are from; checkpoints hold this instead of them."""
+
+    path: str
+    sha256: str
+    alpha: float
 
 
 @dataclass
 class Learner:
     """`parameters`: published name -> what its optimiser changes.
 
-    ema: moving average of all weights by published name, float32, cut as the weights are.
+    ema: moving average of `weights`, float32, cut as they are. base: what adapters stand on, None
+    where the whole network is a run's own.
     """
 
     name: str
@@ -27,13 +43,18 @@ class Learner:
     optimizer: torch.optim.Optimizer
     max_norm: float
     ema: dict[str, Tensor] | None = None
+    base: BaseFile | None = None
+
+    @property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """What is saved and averaged, by published name: all parameters, or those of adapters."""
+        if self.base is None:
+            return published_parameters(self.network)
+        return adapter_parameters(self.network)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments of the optimiser and average, by name; live, not copies."""
-        found = {
-            f"weights.{name}": parameter.detach()
-            for name, parameter in published_parameters(self.network).items()
-        }
+        found = {f"weights.{name}": parameter.detach() for name, parameter in self.weights.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{name}.{key}"] = value
@@ -44,13 +65,20 @@ class Learner:
         """Take everything from a checkpoint.
 
         Raises:
-            CheckpointError: it is of another network.
+            CheckpointError: it is of another network, or its adapters stand on another one.
         """
+        stored_base = snapshot.state.get(BASES, {}).get(self.name)
+        if self.base is not None and (stored_base or {}).get("sha256") != self.base.sha256:
+            raise CheckpointError(
+                f"{source} does not stand on {self.base.path}",
+                found="its adapters were trained with another file",
+                fix="put back the file that the run began with, or name another run.folder",
+            )
         stored = [name for name in snapshot.tensors if name.startswith(f"{self.name}.")]
         if any(name.startswith(f"{self.name}.optimizer.") for name in stored):
             self._create_moments()
         if any(name.startswith(f"{self.name}.ema.") for name in stored):
-            self.ema = create_ema(published_parameters(self.network))
+            self.ema = create_ema(self.weights)
         restore(self.tensors(), snapshot, f"{self.name}.", source)
 
     def _create_moments(self) -> None:

@@ -46,7 +46,7 @@ class ParallelSettings:
 class Processes:
     """This process among its peers. Made once, by the command.
 
-    learns: whether networks are trained, or only asked.
+    learns: whether whole networks are trained, or only asked; adapters learn on what is asked.
     """
 
     def __init__(
@@ -99,13 +99,18 @@ class Processes:
         What learns becomes float32; what does not takes the dtype of the computation.
         """
         network.to(torch.float32 if learns else self.dtype).eval()
-        if learns and self.settings.checkpoint_activations:
-            for block in network.layers:
-                block.forward = recomputing(block.forward)
+        if learns:
+            self.recompute(network)
         if self.sharded:
             return self._sharded(network)
         network.to(self.device)
         return network
+
+    def recompute(self, network: DualStreamDiT) -> None:
+        """Where wanted, let layers of a network that learns compute again what they would keep."""
+        if self.settings.checkpoint_activations:
+            for block in network.layers:
+                block.forward = recomputing(block.forward)
 
     def _sharded(self, network: DualStreamDiT) -> DualStreamDiT:
         from torch.distributed.device_mesh import init_device_mesh

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hallo_live_core.config import BlockSizes, ScheduleConfig
+from hallo_live_core.config import BlockSizes, ScheduleConfig, TransformerConfig
 from hallo_live_core.functional.blocks import ClipPlan
+from hallo_live_core.functional.noise import ClipShape
 from hallo_live_core.sampling.teacher import TeacherSettings
 
+from .adapters import AdapterSettings
 from .config_reader import RecipeError, build, merge, parse_override, read_yaml
 from .data.ode_pairs import ClipSize
 from .logs import SINKS
@@ -24,6 +26,7 @@ from .types import StreamWeights
 
 PhaseName = Literal["encode-prompts", "make-ode-pairs", "train-teacher", "train-ode", "train-hpdmd"]
 PHASES: tuple[str, ...] = get_args(PhaseName)
+STUDENT_PHASES = ("train-ode", "train-hpdmd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class RunSettings:
     """Where a run lives and how long it goes.
 
     global_batch: samples of one update, over all processes. micro_batch: of one backward pass.
+    sample_every: steps between clips of the first `samples` prompts to look at; 0 makes none.
     keep: checkpoints that remain. max_bad_updates: not finite, in a row, before the run stops.
     """
 
@@ -40,6 +44,8 @@ class RunSettings:
     global_batch: int = 8
     micro_batch: int = 1
     save_every: int = 500
+    sample_every: int = 0
+    samples: int = 4
     keep: int = 3
     log_every: int = 1
     log_to: tuple[str, ...] = ()
@@ -60,7 +66,7 @@ class ModelSettings:
     """Weight files, any that the loaders know. critic: the teacher's if empty.
 
     student: what learns, in train-teacher too. decoders, judges: folders with their published
-    files, for rewards only.
+    files; decoders for rewards and samples, judges for rewards.
     """
 
     student: str = ""
@@ -129,7 +135,7 @@ class Recipe:
     """One run of one phase.
 
     generator_every: steps of stage 2 per update of the student; the critic learns in each.
-    rewards: none unless given.
+    adapters, rewards: none unless given.
     """
 
     phase: PhaseName
@@ -140,6 +146,7 @@ class Recipe:
     blocks: BlockSizes = field(default_factory=BlockSizes)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainableSettings = field(default_factory=TrainableSettings)
+    adapters: AdapterSettings | None = None
     optimizer: AdamWSettings = field(default_factory=AdamWSettings)
     critic_optimizer: AdamWSettings = field(default_factory=lambda: AdamWSettings(lr=4e-7))
     max_grad_norm: float = 10.0
@@ -158,14 +165,31 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _ = self.plan
+        if self.adapters is not None and replace(self.train, audio_only=False) != _PARTS:
+            raise RecipeError(
+                "With adapters nothing else learns", fix="choose layers by adapters.targets"
+            )
         for group, name in _NEEDED[self.phase]:
             if not getattr(getattr(self, group), name):
                 raise RecipeError(f"The phase {self.phase} needs {group}.{name}", fix="name it")
+        if self.run.sample_every and not self.model.decoders:
+            raise RecipeError("Samples need decoders", fix="name their folder: model.decoders")
+        if self.run.sample_every and self.phase not in STUDENT_PHASES:
+            raise RecipeError("Only students make samples", found=self.phase)
 
     @property
     def plan(self) -> ClipPlan:
         """The training clip as blocks."""
         return ClipPlan.of(self.clip.video_latents, self.clip.audio_latents, self.blocks)
+
+    def clip_shape(self, config: TransformerConfig, batch: int) -> ClipShape:
+        """Sizes of a batch of the recipe's clips, for a network of these sizes."""
+        return ClipShape(
+            plan=self.plan,
+            video=(config.video.in_channels, self.clip.height, self.clip.width),
+            audio_channels=config.audio.in_channels,
+            batch=batch,
+        )
 
 
 REFERENCE_5B: dict[str, Any] = {
@@ -178,6 +202,7 @@ REFERENCE_5B: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {"reference-5b": REFERENCE_5B}
 
+_PARTS = TrainableSettings()
 _NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
     "encode-prompts": (("data", "prompts"), ("model", "text_encoder"), ("model", "tokenizer")),
     "make-ode-pairs": (("data", "pairs"), ("model", "teacher")),

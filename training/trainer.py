@@ -18,12 +18,12 @@ from hallo_live_core.errors import HalloLiveError
 from . import checkpointing
 from .checkpointing import Snapshot
 from .config_reader import RecipeError, as_mapping
-from .learner import Learner
+from .learner import BASES, Learner
 from .logs import LOG_FILE, Log
 from .parallel import Processes
 from .recipe import Recipe
+from .samples import Samples
 from .steps import create_ema, update, update_ema
-from .trainable import published_parameters
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
@@ -94,6 +94,7 @@ class Trainer:
     processes: Processes
     phase: Phase
     counters: Counters = field(default_factory=Counters)
+    _samples: Samples | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.folder)
@@ -116,6 +117,9 @@ class Trainer:
         """
         torch.manual_seed(self.recipe.run.seed + self.processes.rank)
         self._resume()
+        if self.recipe.run.sample_every:
+            student = self.phase.learners["student"].network
+            self._samples = Samples(self.recipe, self.processes, student)
         run, counters = self.recipe.run, self.counters
         with Log(
             self.folder,
@@ -136,16 +140,17 @@ class Trainer:
         values: dict[str, float] = {}
         for event in self.phase.plan(counters.step, has_ema=averaged.ema is not None):
             if event == "update_ema" and averaged.ema is not None:
-                named = published_parameters(averaged.network)
-                update_ema(averaged.ema, named, self.recipe.ema.decay)
+                update_ema(averaged.ema, averaged.weights, self.recipe.ema.decay)
             elif event == "create_ema":
-                averaged.ema = create_ema(published_parameters(averaged.network))
+                averaged.ema = create_ema(averaged.weights)
             elif event == "advance":
                 counters.step += 1
             elif event == "save":
                 self._save()
             elif event.startswith("update_"):
                 values |= self._update(learners[event.removeprefix("update_")])
+        if self._samples is not None and counters.step % self.recipe.run.sample_every == 0:
+            self._samples.write(counters.step)
         log.advance()
         if counters.step % self.recipe.run.log_every == 0:
             values |= {"seconds": time.perf_counter() - started, "bad_updates": counters.bad}
@@ -214,7 +219,9 @@ class Trainer:
         for learner in self.phase.learners.values():
             own = learner.tensors().items()
             tensors |= {f"{learner.name}.{name}": tensor for name, tensor in own}
+        bases = {name: one.base for name, one in self.phase.learners.items() if one.base}
         state = {
+            BASES: as_mapping(bases),
             "counters": {name: getattr(self.counters, name) for name in Counters.__slots__},
             "phase": self.phase.state(),
             "recipe": as_mapping(self.recipe),

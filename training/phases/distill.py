@@ -30,8 +30,8 @@ from ..rollout import RolloutShape
 from ..steps import LoopSettings, plan_iteration
 from ..trainer import MicroBatch
 from ..types import Latents, Prompts
-from .batches import clip_shape, draws_of, open_text, to_device
-from .networks import load_frozen, make_learner
+from .batches import draws_of, open_text, to_device
+from .networks import FrozenNetworks, make_learner
 
 STUDENT, CRITIC = "student", "critic"
 EVENTS = {"update_generator": "update_student"}
@@ -58,7 +58,10 @@ class Distillation:
     ) -> None:
         check_judge(recipe, judge)
         self.recipe, self.processes, self.judge = recipe, processes, judge
-        student = make_learner(STUDENT, recipe.model.student, recipe, recipe.optimizer, processes)
+        frozen = FrozenNetworks(processes)
+        student = make_learner(
+            STUDENT, recipe.model.student, recipe, recipe.optimizer, processes, frozen=frozen
+        )
         config = student.network.config
         critic = make_learner(
             CRITIC,
@@ -67,14 +70,15 @@ class Distillation:
             recipe.critic_optimizer,
             processes,
             like=config,
+            frozen=frozen,
         )
         self.learners = {STUDENT: student, CRITIC: critic}
-        teacher = load_frozen(recipe.model.teacher, processes, like=config)
+        teacher = frozen.get(recipe.model.teacher, like=config)
         self.networks = Networks(student.network, critic.network, teacher)
         self.settings = DistillationSettings(
             recipe.rollout, recipe.dmd, recipe.scores, recipe.weights
         )
-        clip = clip_shape(recipe, student.network, recipe.run.micro_batch)
+        clip = recipe.clip_shape(config, recipe.run.micro_batch)
         self.shape = RolloutShape(clip, NoiseSchedule(recipe.schedule), processes.dtype)
         self.loop = LoopSettings(
             generator_every=recipe.generator_every,

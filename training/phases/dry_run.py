@@ -14,6 +14,7 @@ from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.models.dit.weights import config_from_state_dict
 from hallo_live_core.state.session import SessionShape, session_nbytes
 
+from ..adapters import add_adapters, share
 from ..parallel import PRECISIONS
 from ..recipe import Recipe
 from ..trainable import published_parameters
@@ -26,12 +27,26 @@ KEPT_FFN_WIDTHS = 3
 """Tensors of model and of feed-forward width that one layer keeps per token for its backward pass;
 counted in the code, not measured."""
 
-TRAINING = ("train-teacher", "train-ode", "train-hpdmd")
+CARDS = (24, 48, 80, 141)
+"""GiB of usual cards; they report about as much as their names say in GB."""
+
+APART = 2.0
+"""GiB of a card that no network gets: CUDA itself, and gaps between tensors; an estimate."""
+
+LEARNERS = {
+    "train-teacher": ("student",),
+    "train-ode": ("student",),
+    "train-hpdmd": ("student", "critic"),
+}
+TRAINING = tuple(LEARNERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Counts of one network: all parameters, those that learn, those of one layer."""
+    """Counts of one network: all parameters, those that learn, those of one layer.
+
+    Of adapters: `learning` are theirs, `total` the base's.
+    """
 
     config: TransformerConfig
     total: int
@@ -57,7 +72,10 @@ def dry_run(recipe: Recipe, world: int) -> str:
     rows = memory_rows(recipe, sizes, world)
     lines += ["", f"memory per GPU, {world} processes, GiB (arithmetic, not measured)"]
     lines += [f"  {name:<44}{nbytes / GIB:8.1f}" for name, nbytes in rows]
-    lines.append(f"  {'together':<44}{sum(n for _, n in rows) / GIB:8.1f}")
+    together = sum(nbytes for _, nbytes in rows) / GIB
+    lines.append(f"  {'together':<44}{together:8.1f}")
+    cards = (f"{size}: {'yes' if together + APART <= size else 'no'}" for size in CARDS)
+    lines.append(f"fits a card of so many GiB, {APART:.0f} kept apart: {', '.join(cards)}")
     return "\n".join(lines)
 
 
@@ -72,17 +90,22 @@ def network_sizes(recipe: Recipe) -> Sizes:
     network = DualStreamDiT(config, device=torch.device("meta"))
     named = published_parameters(network)
     learning = sum(p.numel() for name, p in named.items() if recipe.train.trains(name))
+    if recipe.adapters is not None:
+        adapters = add_adapters(share(network), recipe.adapters, seed=0, name="").items()
+        learning = sum(p.numel() for _, p in adapters)
     layer = sum(p.numel() for p in network.blocks[0].parameters())
     return Sizes(config, sum(p.numel() for p in named.values()), learning, layer)
 
 
 def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, float]]:
     """(what, bytes) on each GPU."""
+    if recipe.adapters is not None and recipe.phase in TRAINING:
+        return adapter_rows(recipe, sizes)
     rows: list[tuple[str, float]] = []
     cut = world if recipe.parallel.shard != "no" else 1
     compute = PRECISIONS[recipe.parallel.precision].itemsize
-    learners = {"train-teacher": 1, "train-ode": 1, "train-hpdmd": 2}.get(recipe.phase, 0)
-    names = ("student", "critic")[:learners]
+    names = LEARNERS.get(recipe.phase, ())
+    learners = len(names)
     for name in names:
         rows.append((f"{name}: weights, float32", FLOAT32 * sizes.total / cut))
         rows.append((f"{name}: gradients, float32", FLOAT32 * sizes.learning / cut))
@@ -95,6 +118,23 @@ def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, flo
         outside = sizes.total - sizes.layer * sizes.config.num_layers
         gathered = 2 * sizes.layer + (learners or 1) * outside
         rows.append(("layers gathered for use, two at a time", compute * gathered))
+    rows.append(("activations", activation_bytes(recipe, sizes.config, compute)))
+    return rows
+
+
+def adapter_rows(recipe: Recipe, sizes: Sizes) -> list[tuple[str, float]]:
+    """(what, bytes) on each GPU with adapters, which nothing cuts into pieces."""
+    compute = PRECISIONS[recipe.parallel.precision].itemsize
+    model = recipe.model
+    files = {model.student}
+    if recipe.phase == "train-hpdmd":
+        files |= {model.teacher, model.critic or model.teacher}
+    rows = [(f"base: {len(files)} x frozen weights", float(compute * sizes.total * len(files)))]
+    for name in LEARNERS[recipe.phase]:
+        states = (1 + 1 + MOMENTS) * FLOAT32 * sizes.learning
+        rows.append((f"{name}: adapters, gradients, moments, float32", float(states)))
+    if recipe.ema.start_step <= recipe.run.max_steps:
+        rows.append(("student: average of adapters, float32", float(FLOAT32 * sizes.learning)))
     rows.append(("activations", activation_bytes(recipe, sizes.config, compute)))
     return rows
 

@@ -11,10 +11,41 @@ from hallo_live_core.config import TransformerConfig
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit import DualStreamDiT
 
-from ..learner import Learner
+from ..adapters import AdapterSettings, add_adapters, begin_with, share
+from ..config_reader import RecipeError
+from ..data.shards import sha256
+from ..learner import BaseFile, Learner
 from ..parallel import Processes
 from ..recipe import Recipe
-from ..trainable import AdamWSettings, build_optimizer, freeze, published_parameters
+from ..trainable import VIDEO, AdamWSettings, build_optimizer, freeze, published_parameters
+
+
+class FrozenNetworks:
+    """Networks that only answer, by file: who asks for the same file gets the same network."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._loaded: dict[Path, DualStreamDiT] = {}
+        self._sums: dict[Path, str] = {}
+
+    def get(self, path: str, *, like: TransformerConfig | None = None) -> DualStreamDiT:
+        """The network of a file.
+
+        Raises:
+            CheckpointError: the file cannot be used, or is of another size than `like`.
+        """
+        file = Path(path).resolve()
+        if file not in self._loaded:
+            self._loaded[file] = load_frozen(path, self._processes, like=like)
+        _check_size(path, self._loaded[file].config, like)
+        return self._loaded[file]
+
+    def fingerprint(self, path: str) -> str:
+        """The SHA-256 of a file's content."""
+        file = Path(path).resolve()
+        if file not in self._sums:
+            self._sums[file] = sha256(file)
+        return self._sums[file]
 
 
 def make_learner(
@@ -25,22 +56,70 @@ def make_learner(
     processes: Processes,
     *,
     like: TransformerConfig | None = None,
+    frozen: FrozenNetworks | None = None,
 ) -> Learner:
     """A network from a file that learns what the recipe trains.
 
+    frozen: where adapters find their base, so that networks of one file are in memory once.
+
     Raises:
         CheckpointError: the file cannot be used, or is of another size than `like`.
+        RecipeError: the recipe's adapters cannot be had.
     """
-    network = load_transformer(Path(path), dtype=torch.float32)
-    _check_size(path, network.config, like)
-    freeze(published_parameters(network), recipe.train)
-    network = processes.place(network, learns=True)
+    base = None
+    if recipe.adapters is None:
+        network = _whole_network(path, recipe, processes, like)
+    else:
+        check_adapters(processes)
+        frozen = frozen or FrozenNetworks(processes)
+        shared = frozen.get(path, like=like)
+        network = _adapted_network(name, recipe, recipe.adapters, processes, shared)
+        base = BaseFile(path, frozen.fingerprint(path), recipe.adapters.alpha)
     named = {
         published: parameter
         for published, parameter in published_parameters(network).items()
         if parameter.requires_grad
     }
-    return Learner(name, network, named, build_optimizer(named, optimizer), recipe.max_grad_norm)
+    optimiser = build_optimizer(named, optimizer)
+    return Learner(name, network, named, optimiser, recipe.max_grad_norm, base=base)
+
+
+def _whole_network(
+    path: str, recipe: Recipe, processes: Processes, like: TransformerConfig | None
+) -> DualStreamDiT:
+    network = load_transformer(Path(path), dtype=torch.float32)
+    _check_size(path, network.config, like)
+    freeze(published_parameters(network), recipe.train)
+    return processes.place(network, learns=True)
+
+
+def _adapted_network(
+    name: str, recipe: Recipe, settings: AdapterSettings, processes: Processes, base: DualStreamDiT
+) -> DualStreamDiT:
+    network = share(base)
+    adapters = add_adapters(network, settings, seed=recipe.run.seed, name=name)
+    start = {"student": settings.student, "critic": settings.critic}.get(name)
+    if start:
+        begin_with(network, Path(start))
+    for published, parameter in adapters.items():
+        audio_only = recipe.train.audio_only and VIDEO in published
+        parameter.requires_grad_(not audio_only)
+    processes.recompute(network)
+    return network
+
+
+def check_adapters(processes: Processes) -> None:
+    """Refuse adapters on weights that are cut into pieces.
+
+    Raises:
+        RecipeError: FSDP2 cuts networks here.
+    """
+    if processes.sharded:
+        raise RecipeError(
+            "Adapters share one copy of the base, which FSDP2 cannot cut for several networks",
+            found="sharding is on",
+            fix="set parallel.shard=no: every GPU then holds the whole base in bf16",
+        )
 
 
 def load_frozen(

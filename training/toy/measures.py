@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hallo_live_core.functional.noise import ClipShape
 from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.rewards.combine import as_scores
@@ -97,18 +96,12 @@ def student_clips(
     student: DualStreamDiT, recipe: Recipe, prompts: Sequence[str], *, seed: int
 ) -> Latents:
     """What the student makes of the prompts with all its steps, as its users would see it."""
-    config, clip = student.config, recipe.clip
-    shape = ClipShape(
-        plan=recipe.plan,
-        video=(config.video.in_channels, clip.height, clip.width),
-        audio_channels=config.audio.in_channels,
-        batch=len(prompts),
-    )
+    shape = recipe.clip_shape(student.config, len(prompts))
     schedule = NoiseSchedule(recipe.schedule)
     draws = Draws(seed, 0, tuple(range(len(prompts))))
     noise = DrawnNoise(shape, draws, device=torch.device("cpu"), dtype=torch.float32)
     exits = (len(schedule.steps) - 1,) * recipe.plan.num_blocks
-    text = TextStore(Path(recipe.data.text), text_dim=config.video.text_dim)
+    text = TextStore(Path(recipe.data.text), text_dim=student.config.video.text_dim)
     context = text.context(prompts)
     context = type(context)(video=context.video.float(), audio=context.audio.float())
     return roll_out(student, context, RolloutShape(shape, schedule), RolloutDraw(noise, exits))
