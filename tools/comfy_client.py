@@ -1,7 +1,7 @@
 """Run a Hallo-Live workflow on a ComfyUI server and save its stream while it is being made.
 
     python tools/comfy_client.py "workflows/api/Streaming avatar.json" -o clip.mp4 \
-        --set 4.seconds=5 --server http://127.0.0.1:8188
+        --set 5.seed=7 --server http://127.0.0.1:8188
 
 Queues the workflow (API form), finds its live stream, writes every byte as it comes, and tells the
 progress on standard error; `-o -` writes to standard output, for a player. Ctrl-C cancels the run
