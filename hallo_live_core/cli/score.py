@@ -15,11 +15,12 @@ from tqdm import tqdm
 from ..devices import Placement
 from ..errors import Cancelled, HalloLiveError, MediaError, RequestError
 from ..judging.panel import JUDGES, check_names, load_judges, score_clip
+from ..judging.report import Judged, as_json, judged, write_csv, write_html
 from ..judging.tables import score_table, take_table
 from ..media.clip_reader import read_clip, read_prompt
+from ..media.encoders import jpeg
 from ..rewards.base import JudgeProgress, Reward
 from ..rewards.sync.judge import Faces
-from .score_report import Judged, as_json, judged, write_csv, write_html
 from .stopping import EXIT_INTERRUPTED, StopFlag, stop_on_signal
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _score(
     except HalloLiveError as error:
         sys.stderr.write(f"error: {path.name}: {error}\n")
         return Judged(path, error=str(error))
-    return judged(path, clip, scores)
+    return judged(path, clip, scores, jpeg)
 
 
 def _files(path: Path) -> list[Path]:

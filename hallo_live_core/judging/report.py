@@ -5,24 +5,24 @@ from __future__ import annotations
 import base64
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..judging.panel import verdict_of
-from ..judging.pictures import thumbnail
-from ..judging.ranking import Take, rank_takes
-from ..judging.tables import value_and_verdict
-from ..media.encoders import jpeg
 from ..rewards.base import Clip, Component, Score
 from ..rewards.sync.judge import SyncDetails
 from ..rewards.sync.score import SyncCurve
+from .panel import verdict_of
+from .pictures import thumbnail
+from .ranking import Take, rank_takes
+from .tables import value_and_verdict
 
 THUMBNAILS, THUMBNAIL_SIDE = 3, 240
 """Pictures per clip (start, middle, end) and their longest side in pixels."""
@@ -65,8 +65,13 @@ class Judged:
         return Take.of(self.path.name, self.scores)
 
 
-def judged(path: Path, clip: Clip, scores: tuple[Score, ...]) -> Judged:
-    """The scores of a clip with what a report needs of it."""
+def judged(
+    path: Path, clip: Clip, scores: tuple[Score, ...], jpeg: Callable[[np.ndarray], bytes]
+) -> Judged:
+    """The scores of a clip with what a report needs of it.
+
+    jpeg: a picture, uint8 [h, w, 3] with even sides, as a JPEG file.
+    """
     moments = torch.linspace(0, len(clip.frames) - 1, min(THUMBNAILS, len(clip.frames))).long()
     pictures = tuple(
         jpeg(thumbnail(frame, THUMBNAIL_SIDE).numpy()) for frame in clip.frames[moments]
@@ -116,7 +121,15 @@ def write_csv(path: Path, entries: Sequence[Judged]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    rows = list(_csv_rows(entries))
+    write_rows(path, list(_csv_rows(entries)))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows that may have different columns as one CSV.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -132,12 +145,18 @@ def _csv_rows(entries: Sequence[Judged]) -> Iterator[dict[str, Any]]:
             yield row | {"error": entry.error}
             continue
         row |= {"rank": next(places), "prompt": entry.prompt, "seconds": plain(entry.seconds)}
-        for score in entry.scores:
-            row[score.judge] = plain(score.value)
-            row[f"{score.judge} verdict"] = verdict_of(score) or ""
-            row |= {f"{score.judge} {part.name}": plain(part.raw) for part in score.components}
-            row[f"{score.judge} reasons"] = "; ".join(score.reasons)
-        yield row
+        yield row | score_columns(entry)
+
+
+def score_columns(entry: Judged) -> dict[str, Any]:
+    """What each judge said: value, verdict, components, reasons."""
+    row: dict[str, Any] = {}
+    for score in entry.scores:
+        row[score.judge] = plain(score.value)
+        row[f"{score.judge} verdict"] = verdict_of(score) or ""
+        row |= {f"{score.judge} {part.name}": plain(part.raw) for part in score.components}
+        row[f"{score.judge} reasons"] = "; ".join(score.reasons)
+    return row
 
 
 def _score_json(score: Score) -> dict[str, Any]:
@@ -177,16 +196,29 @@ def write_html(path: Path, entries: Sequence[Judged]) -> None:
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><title>Scores</title>"
         f"<style>{STYLE}</style><h1>{len(entries)} clips</h1>{''.join(parts)}"
-        f"<h2>Scales</h2><ul>{''.join(_scales_html(told))}</ul></html>\n"
+        f"{scales_html(told)}</html>\n"
     )
     path.write_text(page, encoding="utf-8")
 
 
 def _clip_html(entry: Judged, place: int) -> str:
-    pictures = "".join(
+    return (
+        f"<article><h2>{place}. {escape(entry.path.name)}</h2>{pictures_html(entry)}"
+        f"<p class=quiet>{entry.seconds:.2f} s, {float(entry.fps):g} fps. {escape(entry.prompt)}"
+        f"</p>{verdicts_html(entry)}</article>"
+    )
+
+
+def pictures_html(entry: Judged) -> str:
+    """The pictures of a clip, inside the page."""
+    return "".join(
         f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
         for picture in entry.thumbnails
     )
+
+
+def verdicts_html(entry: Judged) -> str:
+    """Tables, curves and reasons of all judges."""
     rows = "".join(_rows_html(score) for score in entry.scores)
     reasons = "".join(
         f"<li>{escape(f'{score.judge}: {reason}')}"
@@ -199,11 +231,7 @@ def _clip_html(entry: Judged, place: int) -> str:
         if isinstance(score.details, SyncDetails)
         for face in score.details.faces
     )
-    return (
-        f"<article><h2>{place}. {escape(entry.path.name)}</h2>{pictures}"
-        f"<p class=quiet>{entry.seconds:.2f} s, {float(entry.fps):g} fps. {escape(entry.prompt)}"
-        f"</p><table>{rows}</table>{curves}<ul class=quiet>{reasons}</ul></article>"
-    )
+    return f"<table>{rows}</table>{curves}<ul class=quiet>{reasons}</ul>"
 
 
 def _rows_html(score: Score) -> str:
@@ -241,7 +269,8 @@ def _curve_html(curve: SyncCurve) -> str:
     )
 
 
-def _scales_html(entries: Sequence[Judged]) -> list[str]:
+def scales_html(entries: Sequence[Judged]) -> str:
+    """What the verdicts are held to."""
     scales = {
         (score.judge, part.name): part.scale
         for entry in entries
@@ -249,8 +278,9 @@ def _scales_html(entries: Sequence[Judged]) -> list[str]:
         for part in score.components
         if part.scale is not None
     }
-    return [
+    lines = [
         f"<li>{escape(f'{judge} {name}')}: good from {scale.good:g}, doubtful from "
         f"{scale.doubtful:g}. {escape(scale.source)}"
         for (judge, name), scale in scales.items()
     ]
+    return f"<h2>Scales</h2><ul>{''.join(lines)}</ul>"
