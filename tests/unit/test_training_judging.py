@@ -10,15 +10,13 @@ import torch
 
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.rewards.base import Score
+from training.clips import load_decoders
 from training.config_reader import RecipeError, build
-from training.judging import DecodingJudge, load_decoders, open_judges
-from training.parallel import Processes
-from training.phases.ode_init import ODEInit
+from training.judging import DecodingJudge, open_judges
 from training.recipe import Recipe
-from training.trainer import Trainer
 from training.types import Latents
 
-from ..training_world import recipe_values, write_world
+from ..training_world import recipe_values
 
 CPU = torch.device("cpu")
 
@@ -73,31 +71,3 @@ def test_judges_whose_files_are_missing_are_named_before_the_run(tmp_path, tiny_
     with pytest.raises(CheckpointError, match="Files of judges are missing"):
         open_judges(build(Recipe, values), SimpleNamespace(device=CPU))
     assert open_judges(build(Recipe, recipe_values(tmp_path, "train-hpdmd")), None) is None
-
-
-def test_a_run_writes_the_same_prompts_every_few_steps_without_changing_its_course(
-    tmp_path, tiny_models
-):
-    world, ends = write_world(tmp_path), []
-    for every in (0, 2):
-        values = recipe_values(
-            world,
-            "train-ode",
-            run={"folder": str(tmp_path / f"run{every}"), "sample_every": every, "samples": 1},
-            model={"decoders": str(tiny_models)},
-        )
-        recipe = build(Recipe, values)
-        processes = Processes(recipe.parallel, cpu=True)
-        phase = ODEInit(recipe, processes)
-        Trainer(recipe, processes, phase).run()
-        ends.append(phase.learners["student"].parameters)
-    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.mp4"))
-    steps = ("step_00000002", "step_00000004")
-    assert [str(path) for path in made] == [f"run2/samples/{step}/000.mp4" for step in steps]
-    for name, parameter in ends[0].items():
-        assert torch.equal(parameter, ends[1][name]), name
-
-
-def test_samples_without_decoders_are_refused(tmp_path):
-    with pytest.raises(RecipeError, match=r"model\.decoders"):
-        build(Recipe, recipe_values(tmp_path, "train-ode", run={"sample_every": 1}))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from hallo_live_core.functional.noise import ClipShape
+from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.types import TextContext
 
 from ..data.embeddings import TextStore
@@ -89,6 +91,17 @@ def prompts_of(samples: Samples) -> list[str]:
     if info is not None:
         return [str(info(key)["prompt"]) for key in samples.keys]
     return [str(samples[key].info["prompt"]) for key in samples.keys]
+
+
+def clip_shape(recipe: Recipe, network: DualStreamDiT, batch: int) -> ClipShape:
+    """Sizes of a batch of the recipe's clips."""
+    config, clip = network.config, recipe.clip
+    return ClipShape(
+        plan=recipe.plan,
+        video=(config.video.in_channels, clip.height, clip.width),
+        audio_channels=config.audio.in_channels,
+        batch=batch,
+    )
 
 
 def draws_of(recipe: Recipe, micro_batch: MicroBatch) -> Draws:

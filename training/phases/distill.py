@@ -30,7 +30,7 @@ from ..rollout import RolloutShape
 from ..steps import LoopSettings, plan_iteration
 from ..trainer import MicroBatch
 from ..types import Latents, Prompts
-from .batches import draws_of, open_text, to_device
+from .batches import clip_shape, draws_of, open_text, to_device
 from .networks import FrozenNetworks, make_learner
 
 STUDENT, CRITIC = "student", "critic"
@@ -78,7 +78,7 @@ class Distillation:
         self.settings = DistillationSettings(
             recipe.rollout, recipe.dmd, recipe.scores, recipe.weights
         )
-        clip = recipe.clip_shape(config, recipe.run.micro_batch)
+        clip = clip_shape(recipe, student.network, recipe.run.micro_batch)
         self.shape = RolloutShape(clip, NoiseSchedule(recipe.schedule), processes.dtype)
         self.loop = LoopSettings(
             generator_every=recipe.generator_every,

@@ -19,7 +19,7 @@ from ..parallel import Processes
 from ..recipe import Recipe
 from ..schedules import score_range
 from ..trainer import MicroBatch
-from .batches import Batches, draws_of, open_text, prompts_of, to_device
+from .batches import Batches, clip_shape, draws_of, open_text, prompts_of, to_device
 from .networks import make_learner
 
 DROP_RESOLUTION = 1_000_000
@@ -54,7 +54,7 @@ class FlowMatching:
         recipe, network = self.recipe, self.learners["student"].network
         clips, prompts = self.batches.read(micro_batch)
         draws = draws_of(recipe, micro_batch)
-        shape = recipe.clip_shape(network.config, len(prompts))
+        shape = clip_shape(recipe, network, len(prompts))
         loss = critic_loss(
             network,
             clips,

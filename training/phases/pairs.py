@@ -20,7 +20,7 @@ from ..ode_sampling import sample_trajectory, states_near
 from ..parallel import Processes
 from ..recipe import Recipe
 from ..types import Latents
-from .batches import open_text, to_device
+from .batches import clip_shape, open_text, to_device
 from .networks import load_frozen
 
 KEY_BASE = 16
@@ -65,7 +65,7 @@ def trajectories(
     processes: Processes,
 ) -> Latents:
     """States of a batch of (prompt, seed): bf16 [b, state, f, c, h, w] and [b, state, a, c]."""
-    shape = recipe.clip_shape(teacher.config, 1)
+    shape = clip_shape(recipe, teacher, 1)
     noise = initial_noise([seed for _, seed in jobs], shape, recipe, processes)
     guidance = Guidance(
         to_device(text.context([prompt for prompt, _ in jobs]), processes),

@@ -17,6 +17,7 @@ from ..data.embeddings import TextStore
 from ..data.ode_pairs import AUDIO, VIDEO, open_pairs
 from ..draws import DrawnNoise, Draws, RolloutDraw, draw_states
 from ..losses.ode import ode_loss
+from ..phases.batches import clip_shape
 from ..recipe import Recipe
 from ..rollout import RolloutShape, roll_out
 from ..types import Latents
@@ -96,7 +97,7 @@ def student_clips(
     student: DualStreamDiT, recipe: Recipe, prompts: Sequence[str], *, seed: int
 ) -> Latents:
     """What the student makes of the prompts with all its steps, as its users would see it."""
-    shape = recipe.clip_shape(student.config, len(prompts))
+    shape = clip_shape(recipe, student, len(prompts))
     schedule = NoiseSchedule(recipe.schedule)
     draws = Draws(seed, 0, tuple(range(len(prompts))))
     noise = DrawnNoise(shape, draws, device=torch.device("cpu"), dtype=torch.float32)
