@@ -72,9 +72,20 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("die", [pytest.param("before:2", marks=pytest.mark.slow), "within:2"])
-def test_a_killed_distillation_ends_as_if_it_had_not_been_killed(world, tmp_path, die):
-    values = recipe_values(world, "train-hpdmd")
+ADAPTERS = {"adapters": {"rank": 2, "alpha": 2.0}, "train": {"partial": True}}
+
+
+@pytest.mark.parametrize(
+    ("die", "groups"),
+    [
+        pytest.param("before:2", {}, marks=pytest.mark.slow),
+        ("within:2", {}),
+        pytest.param("within:2", ADAPTERS, marks=pytest.mark.slow),
+    ],
+    ids=["before", "within", "within, adapters"],
+)
+def test_a_killed_distillation_ends_as_if_it_had_not_been_killed(world, tmp_path, die, groups):
+    values = recipe_values(world, "train-hpdmd", **groups)
     recipe = write_recipe(tmp_path / "recipe.yaml", values)
     command = ["train-hpdmd", "--config", str(recipe)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
