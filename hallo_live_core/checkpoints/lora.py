@@ -32,7 +32,9 @@ HALVES = {"A": "down", "down": "down", "B": "up", "up": "up"}
 ALPHA = "lora_alpha"
 """In a header or in PEFT's settings: alpha of all layers that bring none."""
 
-PEFT_SETTINGS = "adapter_config.json"
+PEFT_NAME, PEFT_SETTINGS = "adapter_model", "adapter_config.json"
+"""What PEFT calls its files; settings beside a file of another name are another file's."""
+
 UNKNOWN_RULES = ("use_dora", "use_rslora", "alpha_pattern")
 """Entries of PEFT's settings that ask for another formula."""
 
@@ -62,7 +64,7 @@ Lora = dict[str, LowRank]
 
 
 def load_lora(path: Path) -> Lora:
-    """The LoRA in a file; alpha may also stand in PEFT's settings beside it.
+    """The LoRA in a file; alpha may also stand in its header or in PEFT's settings beside it.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something else or more.
@@ -70,7 +72,7 @@ def load_lora(path: Path) -> Lora:
     path = Path(path)
     file = read_file(path)
     settings: dict[str, Any] = dict(file.metadata)
-    if ALPHA not in settings:
+    if ALPHA not in settings and path.stem == PEFT_NAME:
         settings |= _peft_settings(path.with_name(PEFT_SETTINGS))
     return read_lora(file.tensors, file.name, settings)
 

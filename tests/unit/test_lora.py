@@ -199,6 +199,8 @@ def test_alpha_is_found_in_the_header_or_in_the_settings_beside_the_file(tmp_pat
     settings.write_text(json.dumps({"lora_alpha": 8, "use_dora": False}))
     save_file(named(halves, alpha=False), path)
     assert {change.scale for change in load_lora(path).values()} == {2.0}
+    save_file(named(halves, alpha=False), tmp_path / "other.safetensors")
+    assert {change.scale for change in load_lora(tmp_path / "other.safetensors").values()} == {1.0}
     save_file(named(halves, alpha=False), path, metadata={"lora_alpha": "16"})
     assert {change.scale for change in load_lora(path).values()} == {4.0}
 
