@@ -134,6 +134,7 @@ def shared(browser, server):
 
 @pytest.fixture
 def canvas(shared):
+    shared.complaints.clear()
     yield shared
     assert shared.complaints == []
 
@@ -254,8 +255,11 @@ def test_markup_in_a_message_is_shown_as_text(canvas):
     message = "<img src=x onerror='window.hacked = 1'>"
     canvas.ask(
         f"""(error) => window.app.api.dispatchEvent(new CustomEvent("hallolive.stream", {{
-            detail: {{ id: "x", state: "failed", error, seconds: 0, speed: 0, first_after: null,
-                       block: 0, num_blocks: 0, tags: {{ node: String({NODE}.id) }} }},
+            detail: {{
+                id: "x", state: "failed", error, seconds: 0, speed: 0, first_after: null,
+                block: 0, num_blocks: 0,
+                tags: {{ node: String({NODE}.id), workflow: window.app.graph.id }},
+            }},
         }}))""",
         message,
     )

@@ -73,8 +73,9 @@ function follow(status) {
   for (const view of concerned.length ? concerned : all) view.follow(status);
 }
 
+/** Runs of other tabs, and of programs, which name no workflow, are not shown here. */
 function isOfThisWorkflow(id) {
-  return !id || !app.graph.id || id === app.graph.id;
+  return id === app.graph.id;
 }
 
 /** Ids inside a subgraph are paths such as "6:2"; a node knows only its own part. */
