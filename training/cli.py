@@ -13,10 +13,12 @@ from hallo_live_core.errors import HalloLiveError
 
 from .config_reader import RecipeError
 from .parallel import PRECISIONS, Processes
-from .recipe import PHASES, Recipe, load_recipe
+from .recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
+
+    from .trainer import Phase
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -48,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train a student.")
     parser.add_argument("--verbose", action="store_true", help="log details, show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name in PHASES:
+    for name in _ACTIONS:
         phase = commands.add_parser(name, help=_HELP[name])
         phase.add_argument("--config", type=Path, required=True, metavar="RECIPE")
         phase.add_argument("--dry-run", action="store_true", help="only say what it would take")
@@ -149,25 +151,29 @@ def _pairs(recipe: Recipe, processes: Processes) -> None:
 
 def _teacher(recipe: Recipe, processes: Processes) -> None:
     from .phases.flow_matching import FlowMatching
-    from .trainer import Trainer
 
-    Trainer(recipe, processes, FlowMatching(recipe, processes)).run()
+    _train(recipe, processes, FlowMatching(recipe, processes))
 
 
 def _ode(recipe: Recipe, processes: Processes) -> None:
     from .phases.ode_init import ODEInit
-    from .trainer import Trainer
 
-    Trainer(recipe, processes, ODEInit(recipe, processes)).run()
+    _train(recipe, processes, ODEInit(recipe, processes))
 
 
 def _distill(recipe: Recipe, processes: Processes) -> None:
     from .judging import open_judges
     from .phases.distill import Distillation
-    from .trainer import Trainer
 
     judge = open_judges(recipe, processes)
-    Trainer(recipe, processes, Distillation(recipe, processes, judge)).run()
+    _train(recipe, processes, Distillation(recipe, processes, judge))
+
+
+def _train(recipe: Recipe, processes: Processes, phase: Phase) -> None:
+    from .samples import open_observer
+    from .trainer import Trainer
+
+    Trainer(recipe, processes, phase, open_observer(recipe, processes, phase)).run()
 
 
 _ACTIONS: dict[str, Action] = {

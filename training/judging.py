@@ -8,16 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hallo_live_core.checkpoints import catalog
-from hallo_live_core.checkpoints.load import load_audio_decoder, load_video_decoder
 from hallo_live_core.clock import MediaClock
-from hallo_live_core.devices import Placement
 from hallo_live_core.engine import HalloLive
 from hallo_live_core.judging.panel import load_judges
 from hallo_live_core.rewards.base import Clip, Reward
 from hallo_live_core.rewards.combine import as_scores
-from hallo_live_core.types import LatentBlock
 
+from .clips import decode, load_decoders
 from .config_reader import RecipeError
 from .parallel import Processes
 from .recipe import Recipe
@@ -48,7 +45,7 @@ class DecodingJudge:
         }
 
     def _clip(self, clips: Latents, index: int, prompt: str) -> Clip:
-        chunks = list(self._decoders.decode([whole_clip(clips, index)]))
+        chunks = list(decode(self._decoders, Latents(*(x[index : index + 1] for x in clips))))
         return Clip(
             frames=torch.cat([chunk.frames for chunk in chunks]),
             fps=self._clock.fps,
@@ -56,12 +53,6 @@ class DecodingJudge:
             sample_rate=self._clock.sample_rate,
             prompt=prompt,
         )
-
-
-def whole_clip(clips: Latents, index: int) -> LatentBlock:
-    """One clip of a batch as a single block, for decoding."""
-    video, audio = clips.video[index : index + 1], clips.audio[index : index + 1]
-    return LatentBlock(0, 0, 0, video, audio, audio[:, :0], is_last=True)
 
 
 def open_judges(recipe: Recipe, processes: Processes) -> DecodingJudge | None:
@@ -90,19 +81,3 @@ def open_judges(recipe: Recipe, processes: Processes) -> DecodingJudge | None:
     folder = [Path(recipe.model.judges)]
     judges = {name: load_judges(folder, [PANEL[name]], device=device)[0] for name in names}
     return DecodingJudge(load_decoders(Path(recipe.model.decoders), device), judges)
-
-
-def load_decoders(models: Path, device: torch.device) -> HalloLive:
-    """An engine that can decode, from a folder with the published files.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
-    wanted = (catalog.VIDEO_VAE, catalog.AUDIO_VAE, catalog.VOCODER)
-    video, audio, vocoder = (catalog.locate(models, wanted)[file.key] for file in wanted)
-    placement = Placement.on(device)
-    return HalloLive(
-        video_decoder=load_video_decoder(video, dtype=placement.decoder_dtype, device=device),
-        audio_decoder=load_audio_decoder(audio, vocoder, device=device),
-        placement=placement,
-    )

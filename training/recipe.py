@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hallo_live_core.config import BlockSizes, ScheduleConfig, TransformerConfig
+from hallo_live_core.config import BlockSizes, ScheduleConfig
 from hallo_live_core.functional.blocks import ClipPlan
-from hallo_live_core.functional.noise import ClipShape
+from hallo_live_core.judging.panel import JUDGES
 from hallo_live_core.sampling.teacher import TeacherSettings
 
 from .adapters import AdapterSettings
@@ -24,9 +24,10 @@ from .schedules import ScoreTimeSettings
 from .trainable import AdamWSettings, TrainableSettings
 from .types import StreamWeights
 
-PhaseName = Literal["encode-prompts", "make-ode-pairs", "train-teacher", "train-ode", "train-hpdmd"]
+PhaseName = Literal[
+    "encode-prompts", "make-ode-pairs", "train-teacher", "train-ode", "train-hpdmd", "evaluate"
+]
 PHASES: tuple[str, ...] = get_args(PhaseName)
-STUDENT_PHASES = ("train-ode", "train-hpdmd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class RunSettings:
     """Where a run lives and how long it goes.
 
     global_batch: samples of one update, over all processes. micro_batch: of one backward pass.
-    sample_every: steps between clips of the first `samples` prompts to look at; 0 makes none.
     keep: checkpoints that remain. max_bad_updates: not finite, in a row, before the run stops.
+    sample_every: steps between looks at what the network makes (`samples`); 0 for none.
     """
 
     folder: str
@@ -44,11 +45,10 @@ class RunSettings:
     global_batch: int = 8
     micro_batch: int = 1
     save_every: int = 500
-    sample_every: int = 0
-    samples: int = 4
     keep: int = 3
     log_every: int = 1
     log_to: tuple[str, ...] = ()
+    sample_every: int = 0
     max_bad_updates: int = 10
     cpu: bool = False
 
@@ -56,6 +56,8 @@ class RunSettings:
         least = min(self.max_steps, self.global_batch, self.micro_batch, self.save_every, self.keep)
         if least < 1 or self.log_every < 1:
             raise RecipeError("Steps, batches and checkpoints are counted from 1", found=least)
+        if self.sample_every < 0:
+            raise RecipeError("run.sample_every is a number of steps", found=self.sample_every)
         unknown = [name for name in self.log_to if name not in SINKS]
         if unknown:
             raise RecipeError("Unknown log", found=unknown[0], fix=" or ".join(SINKS))
@@ -82,6 +84,7 @@ class ModelSettings:
 class DataSettings:
     """prompts: CSV. The rest are folders of shards; `pairs` may be the reference's LMDB.
 
+    held_out: pairs that nothing learns from; stage 1 is measured by them with its samples.
     verify: compare checksums before the run, which reads everything. skip: file of keys, one a
     line, that are left out. samples_per_shard: of what is written.
     """
@@ -90,6 +93,7 @@ class DataSettings:
     prompts: str = ""
     pairs: str = ""
     clips: str = ""
+    held_out: str = ""
     skip: str = ""
     verify: bool = False
     samples_per_shard: int = 64
@@ -131,6 +135,43 @@ class TeacherTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """What is looked at every `run.sample_every` steps.
+
+    prompts: CSV; without it, those that have an embedding. count: how many of them become clips.
+    seed: of their noise, always the same. held_out: how many pairs of `data.held_out` are used.
+    """
+
+    prompts: str = ""
+    count: int = 4
+    seed: int = 103
+    held_out: int = 32
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.held_out) < 1:
+            raise RecipeError("Samples are counted from 1", fix="run.sample_every=0 makes none")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What `evaluate` compares on the prompts of `data.prompts`.
+
+    students: files and folders of runs, unless the command line names some. weights: of a run,
+    where it has them. seeds: every prompt is made from each. judges: of hallo-live score; without
+    files in `model.judges` the report says so instead.
+    """
+
+    students: tuple[str, ...] = ()
+    weights: tuple[Literal["ema", "raw"], ...] = ("ema", "raw")
+    seeds: tuple[int, ...] = (103,)
+    judges: tuple[str, ...] = JUDGES
+
+    def __post_init__(self) -> None:
+        if not self.weights or not self.seeds:
+            raise RecipeError("evaluate needs a kind of weights and a seed")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """One run of one phase.
 
@@ -161,6 +202,8 @@ class Recipe:
     dmd: DMDSettings = field(default_factory=DMDSettings)
     weights: StreamWeights = field(default_factory=StreamWeights)
     rewards: RewardSettings | None = None
+    samples: SampleSettings = field(default_factory=SampleSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     parallel: ParallelSettings = field(default_factory=ParallelSettings)
 
     def __post_init__(self) -> None:
@@ -172,24 +215,11 @@ class Recipe:
         for group, name in _NEEDED[self.phase]:
             if not getattr(getattr(self, group), name):
                 raise RecipeError(f"The phase {self.phase} needs {group}.{name}", fix="name it")
-        if self.run.sample_every and not self.model.decoders:
-            raise RecipeError("Samples need decoders", fix="name their folder: model.decoders")
-        if self.run.sample_every and self.phase not in STUDENT_PHASES:
-            raise RecipeError("Only students make samples", found=self.phase)
 
     @property
     def plan(self) -> ClipPlan:
         """The training clip as blocks."""
         return ClipPlan.of(self.clip.video_latents, self.clip.audio_latents, self.blocks)
-
-    def clip_shape(self, config: TransformerConfig, batch: int) -> ClipShape:
-        """Sizes of a batch of the recipe's clips, for a network of these sizes."""
-        return ClipShape(
-            plan=self.plan,
-            video=(config.video.in_channels, self.clip.height, self.clip.width),
-            audio_channels=config.audio.in_channels,
-            batch=batch,
-        )
 
 
 REFERENCE_5B: dict[str, Any] = {
@@ -209,6 +239,7 @@ _NEEDED: dict[str, tuple[tuple[str, str], ...]] = {
     "train-teacher": (("data", "clips"), ("model", "student")),
     "train-ode": (("data", "pairs"), ("model", "student")),
     "train-hpdmd": (("model", "student"), ("model", "teacher")),
+    "evaluate": (("data", "prompts"), ("model", "decoders")),
 }
 
 

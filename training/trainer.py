@@ -22,14 +22,13 @@ from .learner import BASES, Learner
 from .logs import LOG_FILE, Log
 from .parallel import Processes
 from .recipe import Recipe
-from .samples import Samples
 from .steps import create_ema, update, update_ema
 
 LOGGER = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
-MAY_CHANGE = ("run", "parallel")
-"""Sections of a recipe that a resumed run may have otherwise, but for the seed and batches."""
-MUST_STAY = ("seed", "global_batch")
+MAY_CHANGE = ("run", "parallel", "samples", "evaluation", "data.held_out")
+"""What a resumed run may have otherwise: sections of the recipe, and single settings."""
+MUST_STAY = ("run.seed", "run.global_batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,9 @@ class Trainer:
     recipe: Recipe
     processes: Processes
     phase: Phase
+    observer: Callable[[Learner, int], Mapping[str, float]] | None = None
+    """Looks at the student every `run.sample_every` steps; gives numbers to log."""
     counters: Counters = field(default_factory=Counters)
-    _samples: Samples | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.folder)
@@ -117,9 +117,6 @@ class Trainer:
         """
         torch.manual_seed(self.recipe.run.seed + self.processes.rank)
         self._resume()
-        if self.recipe.run.sample_every:
-            student = self.phase.learners["student"].network
-            self._samples = Samples(self.recipe, self.processes, student)
         run, counters = self.recipe.run, self.counters
         with Log(
             self.folder,
@@ -149,12 +146,13 @@ class Trainer:
                 self._save()
             elif event.startswith("update_"):
                 values |= self._update(learners[event.removeprefix("update_")])
-        if self._samples is not None and counters.step % self.recipe.run.sample_every == 0:
-            self._samples.write(counters.step)
         log.advance()
         if counters.step % self.recipe.run.log_every == 0:
             values |= {"seconds": time.perf_counter() - started, "bad_updates": counters.bad}
             log.write(counters.step, values | _memory(self.processes.device))
+        every = self.recipe.run.sample_every
+        if self.observer is not None and every and counters.step % every == 0:
+            log.write(counters.step, self.observer(averaged, counters.step))
 
     def _update(self, learner: Learner) -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -260,11 +258,12 @@ def check_same_recipe(stored: Mapping[str, Any], now: Mapping[str, Any], folder:
         RecipeError: something else differs.
     """
     differing = [
-        f"{section}.{key}" if isinstance(now[section], dict) else section
+        name
         for section in now
         for key in (now[section] if isinstance(now[section], dict) else [section])
         if _differs(stored.get(section), now[section], key)
-        and (section not in MAY_CHANGE or key in MUST_STAY)
+        for name in [f"{section}.{key}" if isinstance(now[section], dict) else section]
+        if name in MUST_STAY or not {section, name} & set(MAY_CHANGE)
     ]
     if differing:
         raise RecipeError(
