@@ -105,10 +105,11 @@ class Mp4Writer:
 
     def close(self) -> Path | None:
         """Finish the file; returns its path, or None when nothing was written. Safe to repeat."""
-        if not self._closed and self._growing is not None:
+        growing, self._growing = self._growing, None  # its encoder has threads of its own
+        if not self._closed and growing is not None:
             self._closed = True
             try:
-                self._growing.close()
+                growing.close()
                 self._finish()
             except self._failures as error:
                 raise self._failed(error) from error
