@@ -15,7 +15,7 @@ from hallo_live_core.models.audio_vae.audio_decoder import AudioDecoder
 from hallo_live_core.models.audio_vae.autoencoder import MMAudioVAE
 from hallo_live_core.models.audio_vae.vocoder import BigVGAN
 
-KEYS = Path(__file__).parents[1] / "golden" / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 STYLES = {"old": "tensors_old_style", "new": "tensors_new_style"}
 
 

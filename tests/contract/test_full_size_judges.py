@@ -27,7 +27,7 @@ from hallo_live_core.rewards.videoalign.frames import (
 )
 from hallo_live_core.rewards.videoalign.network import VideoAlignConfig
 
-KEYS = Path(__file__).parents[1] / "golden" / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 BF16 = 2
 
 

@@ -16,7 +16,7 @@ from hallo_live_core.checkpoints.rewards import (
 from hallo_live_core.rewards.sync.s3fd import S3FDConfig
 from hallo_live_core.rewards.sync.syncnet import SyncNetConfig
 
-KEYS = Path(__file__).parents[1] / "golden" / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 
 
 def published(name: str) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from hallo_live_core.sampling.sampler import stream_blocks
 from hallo_live_core.state.session import SessionShape, SessionState, session_nbytes
 from hallo_live_core.types import TextContext
 
-KEYS = Path(__file__).parents[1] / "golden" / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 META = torch.device("meta")
 HEIGHT, WIDTH = 32, 62  # latents of 512 x 992
 PLAN = ClipPlan(BlockSizes(), 5)

@@ -15,7 +15,7 @@ from hallo_live_core.models.video_vae.decoder import WanVideoDecoder
 from hallo_live_core.models.video_vae.encoder import WanVideoEncoder
 from hallo_live_core.models.video_vae.taehv import TAEHV, TAEW2_2, TAEW2_2_SUPER
 
-KEYS = Path(__file__).parents[1] / "golden" / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 META = torch.device("meta")
 HEIGHT, WIDTH = 32, 62  # latents of 512 x 992
 MIB = 2**20

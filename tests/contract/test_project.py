@@ -25,6 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMES_WITH_COMFYUI = {"torch", "numpy", "einops", "safetensors", "tqdm", "PIL"}
 COMFYUI_ITSELF = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 MAX_LINES = 400
+MAX_GOLDEN_BYTES = 5e6
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -157,3 +158,8 @@ def test_the_licence_is_the_one_that_is_named():
     assert (
         "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
     )
+
+
+def test_the_reference_tensors_in_the_repository_stay_small():
+    files = (ROOT / "tests" / "golden" / "data").rglob("*")
+    assert sum(file.stat().st_size for file in files if file.is_file()) <= MAX_GOLDEN_BYTES

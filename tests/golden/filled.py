@@ -12,7 +12,7 @@ import torch
 
 from .harness import Golden
 
-KEYS = Path(__file__).parent / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 
 
 def published_shapes(name: str) -> dict[str, list[int]]:

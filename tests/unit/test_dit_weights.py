@@ -10,7 +10,7 @@ from hallo_live_core.models.dit.weights import config_from_state_dict, to_module
 
 from .dit_models import TINY, tiny_dit
 
-KEYS = Path(__file__).parents[1] / "golden" / "data" / "keys"
+KEYS = Path(__file__).parents[1] / "keys"
 
 
 def published():
