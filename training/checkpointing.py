@@ -122,6 +122,15 @@ def whole_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     }
 
 
+def tensor_names(path: Path) -> set[str]:
+    """Names of the tensors of a checkpoint; none is read.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    return set(_open(Path(path) / _file_name(0)).keys())
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """The plain values of a checkpoint.
 

@@ -57,9 +57,22 @@ def build_parser() -> argparse.ArgumentParser:
         phase.add_argument("--world", type=int, default=8, help="processes of the dry run")
         phase.add_argument("overrides", nargs="*", metavar="key=value")
         phase.set_defaults(run=run_phase, phase=name)
+    _add_evaluate(commands)
     _add_export(commands)
     _add_train_tiny(commands)
     return parser
+
+
+def _add_evaluate(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("evaluate", help="clips, scores and a page of several students")
+    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE")
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="STUDENT | key=value",
+        help="files and folders of runs; settings of the recipe",
+    )
+    parser.set_defaults(run=run_evaluate, phase="evaluate")
 
 
 def _add_export(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -116,13 +129,7 @@ def run_tiny(options: argparse.Namespace) -> int:
 
 def run_phase(options: argparse.Namespace) -> int:
     """Read the recipe, find the processes, run the phase."""
-    recipe = load_recipe(options.config, options.overrides)
-    if recipe.phase != options.phase:
-        raise RecipeError(
-            f"{options.config} is a recipe of another phase",
-            found=recipe.phase,
-            fix=f"python -m training {recipe.phase} --config {options.config}",
-        )
+    recipe = _read_recipe(options, options.overrides)
     if options.dry_run:
         from .phases.dry_run import dry_run
 
@@ -135,6 +142,33 @@ def run_phase(options: argparse.Namespace) -> int:
     finally:
         processes.close()
     return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Compare students and say where the page is."""
+    from .phases.evaluate import evaluate
+
+    students = [a for a in options.arguments if "=" not in a or Path(a).exists()]
+    recipe = _read_recipe(options, [a for a in options.arguments if a not in students])
+    processes = Processes(recipe.parallel, cpu=recipe.run.cpu, learns=False)
+    try:
+        page = evaluate(recipe, processes, students)
+    finally:
+        processes.close()
+    if processes.is_main:
+        sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def _read_recipe(options: argparse.Namespace, overrides: Sequence[str]) -> Recipe:
+    recipe = load_recipe(options.config, overrides)
+    if recipe.phase != options.phase:
+        raise RecipeError(
+            f"{options.config} is a recipe of another phase",
+            found=recipe.phase,
+            fix=f"python -m training {recipe.phase} --config {options.config}",
+        )
+    return recipe
 
 
 def _encode(recipe: Recipe, processes: Processes) -> None:
