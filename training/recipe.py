@@ -212,6 +212,8 @@ class Recipe:
             raise RecipeError(
                 "With adapters nothing else learns", fix="choose layers by adapters.targets"
             )
+        if self.data.held_out and self.phase != "train-ode":
+            raise RecipeError("data.held_out measures train-ode only", found=self.phase)
         for group, name in _NEEDED[self.phase]:
             if not getattr(getattr(self, group), name):
                 raise RecipeError(f"The phase {self.phase} needs {group}.{name}", fix="name it")

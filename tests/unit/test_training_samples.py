@@ -30,7 +30,7 @@ def train(world, folder, phase: str, tiny_models, *, every: int):
         world,
         phase,
         run={"folder": str(folder), "sample_every": every, "max_steps": 2, "global_batch": 2},
-        data={"held_out": str(world / "pairs")},
+        data={"held_out": str(world / "pairs") if phase == "train-ode" else ""},
         model={"decoders": str(tiny_models)},
         samples={"count": 2, "held_out": 2},
         ema={"start_step": 2},
@@ -92,3 +92,8 @@ def test_without_decoders_samples_are_latents_and_missing_ones_are_refused(world
 def test_counts_below_what_can_be_are_refused(tmp_path, group):
     with pytest.raises(RecipeError):
         build(Recipe, recipe_values(tmp_path, "train-ode", **group))
+
+
+def test_held_out_pairs_are_refused_where_nothing_is_measured_by_them(tmp_path):
+    with pytest.raises(RecipeError, match="measures train-ode only"):
+        build(Recipe, recipe_values(tmp_path, "train-hpdmd", data={"held_out": "pairs"}))
