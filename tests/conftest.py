@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,13 @@ import torch
 from hallo_live_core.checkpoints.tiny import write_tiny_models
 
 ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--mute-audio",
+]
 
 # Tiny networks are slower on many threads than on one, far slower where cores are busy.
 torch.set_num_threads(1)
@@ -63,3 +72,17 @@ def serve(tiny_models) -> Callable[..., AbstractContextManager[str]]:
         assert b"Traceback" not in errors, errors.decode()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; tests skip where one of them is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=BROWSER_OPTIONS
+        )
+        yield chromium
+        chromium.close()

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--mute-audio",
-]
 WAIT_MS = 60_000
 LOOK_MS = 50
 AUDIO_BYTES = "document.querySelector('video').webkitAudioDecodedByteCount"
@@ -27,17 +19,6 @@ def server(serve) -> Iterator[str]:
     """The address of `hallo-live serve` with the tiny model."""
     with serve("--size", "64x128") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Screenshots go to the folder that HALLO_LIVE_SCREENSHOTS names, else to pytest's
 
 import json
 import os
-import shutil
 import time
 import uuid
 from pathlib import Path
@@ -15,8 +14,6 @@ import pytest
 from .graphs import SECONDS, SIDE
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--mute-audio"]
 READY = "window.app && window.app.graph && window.app.extensionManager"
 PACK_PATH = "/extensions/ComfyUI-HalloLive/"
 WAIT_MS = 60_000
@@ -30,17 +27,6 @@ STATE = "document.querySelector('.hl-player').dataset.state"
 MODE = "document.querySelector('.hl-player').dataset.mode"
 NODE = f"window.app.graph.nodes.find((node) => node.comfyClass === '{SAMPLER}')"
 QUEUE_BUTTON = "[data-testid='queue-button'] button >> nth=0"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 class Canvas:
