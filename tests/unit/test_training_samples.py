@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from hallo_live_core.devices import Placement
+from hallo_live_core.engine import HalloLive
 from hallo_live_core.errors import CheckpointError
+from hallo_live_core.functional.request import plan_request
+from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.media.clip_reader import read_clip, read_prompt
+from hallo_live_core.models.dit import DualStreamDiT
+from hallo_live_core.types import Request, TextContext
 from training.checkpointing import checkpoints, load
 from training.cli import main
+from training.clips import student_clip
 from training.config_reader import RecipeError, build
 from training.parallel import Processes
+from training.phases.batches import clip_shape
 from training.phases.flow_matching import FlowMatching
 from training.recipe import Recipe
-from training.samples import open_observer
+from training.rollout import RolloutShape
+from training.samples import STREAMS, open_observer
 
-from ..training_world import PROMPTS, recipe_values, write_recipe, write_world
+from ..training_world import CONFIG, PROMPTS, recipe_values, write_recipe, write_world
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +109,20 @@ def test_counts_below_what_can_be_are_refused(tmp_path, group):
 def test_held_out_pairs_are_refused_where_nothing_is_measured_by_them(tmp_path):
     with pytest.raises(RecipeError, match="measures train-ode only"):
         build(Recipe, recipe_values(tmp_path, "train-hpdmd", data={"held_out": "pairs"}))
+
+
+def test_a_seed_gives_what_users_of_the_student_get_from_it():
+    network = DualStreamDiT(CONFIG, device=CPU).requires_grad_(False).eval()
+    request = Request(prompt="", seconds=1.0, height=32, width=64, seed=5)
+    engine = HalloLive(transformer=network, placement=Placement.on(CPU))
+    rows = torch.randn(1, 3, CONFIG.video.text_dim, generator=torch.Generator().manual_seed(1))
+    text = TextContext.shared(rows)
+    blocks = list(engine.sample(request, text=text))
+    expected = [torch.cat([getattr(block, name) for block in blocks], dim=1) for name in STREAMS]
+    recipe = SimpleNamespace(
+        plan=plan_request(request, engine.settings), clip=SimpleNamespace(height=2, width=4)
+    )
+    schedule = NoiseSchedule(engine.settings.schedule)
+    shape = RolloutShape(clip_shape(recipe, network, 1), schedule)
+    for found, wanted in zip(student_clip(network, text, shape, 5, CPU), expected, strict=True):
+        assert torch.equal(found, wanted)
