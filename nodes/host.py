@@ -208,7 +208,8 @@ def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.devic
 def loaded(patchers: Iterable[Any], working_bytes: int, *, whole: bool = False) -> Iterator[None]:
     """Have these models on their devices together, with room for `working_bytes` beside them.
 
-    whole: all of their weights, also where the host was told to keep most of them away.
+    whole: all of their weights, also where the host was told to keep most of them away; and
+    none of them once the run is over.
 
     What the run allocated is handed back to the device at the end, however it ends.
 
@@ -231,7 +232,16 @@ def loaded(patchers: Iterable[Any], working_bytes: int, *, whole: bool = False) 
     try:
         yield
     finally:
+        if whole:
+            _unload(patchers)
         comfy.model_management.soft_empty_cache()
+
+
+def _unload(patchers: list[Any]) -> None:
+    books = comfy.model_management.current_loaded_models
+    for entry in [entry for entry in books if any(entry.model is p for p in patchers)]:
+        entry.model_unload()
+        books.remove(entry)
 
 
 def raw_latents(normalised: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,18 @@ def latent_scale_error(pack_name: str) -> float:
     return max((ours - theirs).abs().max().item(), (back - normalised).abs().max().item())
 
 
+def models_in_memory(pack_name: str) -> dict[str, int]:
+    """How many models the host counts while judges are at work, and how many afterwards."""
+    import torch
+
+    host = sys.modules[f"{pack_name}.nodes.host"]
+    books = importlib.import_module("comfy.model_management").current_loaded_models
+    judge = host.decoder_patcher(torch.nn.Linear(2, 2), torch.device("cpu"))
+    with host.loaded([judge], 0, whole=True):
+        during = len(books)
+    return {"during": during, "after": len(books)}
+
+
 def error_without_models(loader) -> str:
     schema = loader.GET_NODE_INFO_V1()["input"]["required"]
     choices = {name: options["options"][0] for name, (_, options) in schema.items()}
@@ -98,6 +110,7 @@ def facts(pack: Path) -> dict:
         "network_calls": calls,
         "new_modules": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
         "latent_scale_error": latent_scale_error(name_of(pack)),
+        "models_in_memory": models_in_memory(name_of(pack)),
         "error_without_models": error_without_models(nodes[0]),
         "nodes": {node.define_schema().node_id: node.GET_NODE_INFO_V1() for node in nodes},
     }

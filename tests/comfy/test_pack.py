@@ -50,3 +50,7 @@ def test_an_empty_models_folder_says_what_to_put_there(facts):
 
 def test_raw_latents_mean_the_same_here_and_in_the_host(facts):
     assert facts["latent_scale_error"] < 1e-5
+
+
+def test_judges_are_in_memory_only_while_they_work(facts):
+    assert facts["models_in_memory"] == {"during": 1, "after": 0}
