@@ -45,8 +45,9 @@ train-tiny: $(VENV)/.deps
 PYTEST := status=0; $(BIN)/python -m pytest
 EMPTY_IS_FINE := || status=$$?; [ $$status = 0 ] || [ $$status = 5 ]
 
+# One process per core, a file of tests at a time: a server is started once per process, not per test.
 test: $(VENV)/.deps $(COMFY_DEPS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow: $(VENV)/.deps $(COMFY_DEPS)
 	$(PYTEST) -m "slow and not gpu" $(EMPTY_IS_FINE)
