@@ -90,7 +90,7 @@ class HalloLiveBestOf(io.ComfyNode):
         takes: int,
         prompt: str,
         drop_early: bool,
-        **settings: Any,  # noqa: ANN401 - the fields of a request
+        **settings: Any,
     ) -> io.NodeOutput:
         request = Request(**settings)
         engine = engine_of(model=model, vae=vae)

@@ -63,7 +63,7 @@ VIEWABLE_FOLDERS = ("temp", "output", "input")
 """The folders that the host hands files out of, by the names it has for them."""
 
 
-def known(target: type, **wanted: Any) -> dict[str, Any]:  # noqa: ANN401 - passes through
+def known(target: type, **wanted: Any) -> dict[str, Any]:
     """Of the wanted keyword arguments those that this version of the host knows."""
     names = inspect.signature(target.__init__).parameters
     return {name: value for name, value in wanted.items() if name in names}
@@ -164,7 +164,7 @@ def decoder_device(choice: str) -> torch.device:
     return torch.device(choice)
 
 
-def transformer_patcher(module: torch.nn.Module) -> Any:  # noqa: ANN401 - type of the host
+def transformer_patcher(module: torch.nn.Module) -> Any:
     """Hand the transformer to the host's memory manager."""
     return _patcher(
         module,
@@ -173,7 +173,7 @@ def transformer_patcher(module: torch.nn.Module) -> Any:  # noqa: ANN401 - type 
     )
 
 
-def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:  # noqa: ANN401
+def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:
     """Hand a decoder to the host's memory manager."""
     return _patcher(module, device, comfy.model_management.vae_offload_device())
 
@@ -183,7 +183,7 @@ def judge_device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
-def judge_patcher(networks: Iterable[torch.nn.Module]) -> Any:  # noqa: ANN401 - type of the host
+def judge_patcher(networks: Iterable[torch.nn.Module]) -> Any:
     """Hand a judge to the host's memory manager, in one piece and of the classic kind.
 
     Its layers are torch's own: the host can move them, but not load a part of them.
@@ -195,7 +195,7 @@ def judge_patcher(networks: Iterable[torch.nn.Module]) -> Any:  # noqa: ANN401 -
     )
 
 
-def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.device) -> Any:  # noqa: ANN401
+def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.device) -> Any:
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:  # hosts with dynamic VRAM want to know the stored formats
         archive(module)
@@ -264,7 +264,7 @@ def to_socket(tensor: torch.Tensor) -> torch.Tensor:
 
 def wan_clip(
     weights: dict[str, torch.Tensor], config: Mapping[str, Any], spiece_model: bytes
-) -> Any:  # noqa: ANN401 - type of the host
+) -> Any:
     """A host CLIP (type wan) from umT5 weights of any size.
 
     weights: names as in transformers; config: entries of the host's umT5 configuration that
@@ -328,7 +328,7 @@ def memory(device: torch.device) -> tuple[int, int]:
 # ── Pages and programs that watch ─────────────────────────────────────────────────────────────
 
 
-def server() -> Any | None:  # noqa: ANN401 - type of the host
+def server() -> Any | None:
     """The host's web server; None where the host only runs tests."""
     module = sys.modules.get("server")
     return None if module is None else getattr(module.PromptServer, "instance", None)
@@ -354,7 +354,7 @@ def temporary_clip() -> Path:
     return Path(folder_paths.get_temp_directory()) / f"hallolive_{uuid.uuid4().hex}.mp4"
 
 
-def workflow_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - type of the host
+def workflow_metadata(hidden: Any) -> dict[str, str]:
     """What makes a dropped file restore its workflow; nothing if the user turned that off."""
     if args.disable_metadata:
         return {}
@@ -362,12 +362,12 @@ def workflow_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - type of 
     return {k: json.dumps(v) for k, v in {**metadata, **(hidden.extra_pnginfo or {})}.items()}
 
 
-def as_video(path: Path) -> Any:  # noqa: ANN401 - type of the host
+def as_video(path: Path) -> Any:
     """A VIDEO backed by a file."""
     return InputImpl.VideoFromFile(str(path))
 
 
-def file_of(video: Any) -> Path | None:  # noqa: ANN401 - type of the host
+def file_of(video: Any) -> Path | None:
     """The file behind a VIDEO; None for one that is made of tensors, which would encode itself."""
     source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
     return Path(source) if isinstance(source, str) else None
@@ -388,7 +388,7 @@ def clip_for_view(path: Path) -> dict[str, str] | None:
     return None
 
 
-def video_for_view(video: Any) -> dict[str, str] | None:  # noqa: ANN401 - type of the host
+def video_for_view(video: Any) -> dict[str, str] | None:
     """The same for a VIDEO, of which a copy is made if it is no file that can be viewed."""
     source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
     if isinstance(source, str) and (found := clip_for_view(Path(source))):

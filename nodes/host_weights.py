@@ -34,12 +34,12 @@ def quantised_numbers(weights: Mapping[str, torch.Tensor]) -> Numbers:
     return Numbers(compute, compute, ops)
 
 
-def weight_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401 - type of the host
+def weight_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of what patches may change."""
     return {name: tuple(weight.shape) for name, weight in patcher.model.state_dict().items()}
 
 
-def with_lora(patcher: Any, lora: Mapping[str, LowRank], strength: float) -> Any:  # noqa: ANN401
+def with_lora(patcher: Any, lora: Mapping[str, LowRank], strength: float) -> Any:
     """The same model with these changes upon its weights while it is loaded.
 
     The weights are shared with `patcher`, and come back when the host unloads the changed one.

@@ -135,12 +135,12 @@ def ask(loaded: LoadedJudges, clip: Clip, report: JudgeReport) -> tuple[Score, .
     return score_clip(loaded.judges, clip, on_progress=report.advance)
 
 
-def on_device(loaded: LoadedJudges) -> Any:  # noqa: ANN401 - context manager of the host part
+def on_device(loaded: LoadedJudges) -> Any:
     """Have the judges where they compute."""
     return host.loaded(loaded.patchers, WORKING_BYTES, whole=True)
 
 
-def clip_of_video(video: Any, prompt: str) -> Clip:  # noqa: ANN401 - type of the host
+def clip_of_video(video: Any, prompt: str) -> Clip:
     """A VIDEO of any origin as a clip to judge.
 
     Files are read by our own reader, which keeps sound and picture aligned and needs a quarter of

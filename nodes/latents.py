@@ -101,7 +101,7 @@ def _unpack(
     return pictures, sound
 
 
-def _is_nested(samples: Any) -> bool:  # noqa: ANN401 - tensor or the host's nested tensor
+def _is_nested(samples: Any) -> bool:
     return getattr(samples, "is_nested", False)
 
 

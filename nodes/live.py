@@ -31,5 +31,5 @@ class HalloLivePlayer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video: Any) -> io.NodeOutput:  # noqa: ANN401 - type of the host
+    def execute(cls, video: Any) -> io.NodeOutput:
         return io.NodeOutput(ui={"video": [host.video_for_view(video)]})

@@ -10,7 +10,7 @@ SESSIONS = Sessions()
 """The streams of this server: the stream sampler opens them, viewers find them by their id."""
 
 
-def register(server: Any) -> None:  # noqa: ANN401 - type of the host
+def register(server: Any) -> None:
     """Add the live routes to the host's; safe to repeat."""
     known = {getattr(route, "path", None) for route in server.routes}
     for method, path, handler in live_routes(SESSIONS):

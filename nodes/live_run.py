@@ -45,7 +45,7 @@ class LiveRun:
     numbers: dict[str, Any] = field(default_factory=dict)
     _delivery: Delivery | None = None
 
-    def make(self, open_stream: OpenStream, hidden: Any) -> torch.Tensor:  # noqa: ANN401
+    def make(self, open_stream: OpenStream, hidden: Any) -> torch.Tensor:
         """Drive the stream to its end; returns all sound, float32 [s].
 
         hidden: the host's, of the node that runs. Whatever stops the run, what was made until then
@@ -89,7 +89,7 @@ class LiveRun:
             self._delivery = None
         return torch.cat(sound)
 
-    def _tags(self, hidden: Any) -> dict[str, str]:  # noqa: ANN401 - type of the host
+    def _tags(self, hidden: Any) -> dict[str, str]:
         """Where the stream belongs; `file` is the clip in the temp folder once it has ended."""
         workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
         return {

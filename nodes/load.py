@@ -230,7 +230,7 @@ def _video_decoder(name: str, device: torch.device) -> tuple[Any, torch.dtype]:
     return module, numbers.compute
 
 
-def _audio_decoder(vae: str, vocoder: str) -> Any:  # noqa: ANN401 - a module of the core
+def _audio_decoder(vae: str, vocoder: str) -> Any:
     weights = read_file(host.find_file(DECODERS, vae, wanted=WANTED_AUDIO))
     if vocoder == MERGED:
         return audio_decoder_from_state_dicts(weights.tensors, None, weights.name)

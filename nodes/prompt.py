@@ -125,7 +125,7 @@ class HalloLiveTextEncode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip: Any,  # noqa: ANN401 - type of the host
+        clip: Any,
         scene: str,
         speech: str,
         voice: str,
@@ -179,7 +179,7 @@ def _compose(scene: str, speech: str, voice: str, ambience: str, raw_prompt: str
     )
 
 
-def _tokenize(clip: Any, prompt: str) -> tuple[dict[str, Any], int]:  # noqa: ANN401
+def _tokenize(clip: Any, prompt: str) -> tuple[dict[str, Any], int]:
     """Host tokens cut to the trained length as in training, and how many the prompt really has."""
     tokens = clip.tokenize(prompt, disable_weights=True)
     if set(tokens) != {TOKENIZER_KEY}:

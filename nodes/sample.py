@@ -135,7 +135,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
         model: LoadedModel,
         positive: list[Any],
         vae: LoadedVae,
-        **settings: Any,  # noqa: ANN401 - the fields of a request
+        **settings: Any,
     ) -> io.NodeOutput:
         request = Request(**settings)
         engine = engine_of(model=model, vae=vae)
@@ -182,7 +182,7 @@ class HalloLiveSampler(io.ComfyNode):
         cls,
         model: LoadedModel,
         positive: list[Any],
-        **settings: Any,  # noqa: ANN401 - the fields of a request
+        **settings: Any,
     ) -> io.NodeOutput:
         request = Request(**settings)
         engine = engine_of(model=model)
@@ -195,7 +195,7 @@ class HalloLiveSampler(io.ComfyNode):
             return io.NodeOutput(*latents_from_blocks(list(stream)))
 
 
-def check_settings(**wanted: Any) -> bool | str:  # noqa: ANN401 - fields of a request
+def check_settings(**wanted: Any) -> bool | str:
     """True, or why these settings cannot work. Linked ones are None, and checked when they come."""
     try:
         plan_request(Request(**{k: v for k, v in wanted.items() if v is not None}))

@@ -94,7 +94,7 @@ class HalloLiveScore(io.ComfyNode):
         cls,
         judges: LoadedJudges,
         prompt: str,
-        video: Any = None,  # noqa: ANN401 - type of the host
+        video: Any = None,
         images: torch.Tensor | None = None,
         audio: dict[str, Any] | None = None,
         fps: float = 24.0,
@@ -114,7 +114,7 @@ class HalloLiveScore(io.ComfyNode):
 
 def _clip(
     prompt: str,
-    video: Any,  # noqa: ANN401 - type of the host
+    video: Any,
     images: torch.Tensor | None,
     audio: dict[str, Any] | None,
     fps: float,

@@ -63,7 +63,7 @@ class TakeMaker:
         self,
         engine: HalloLive,
         text: TextContext,
-        hidden: Any,  # noqa: ANN401 - type of the host
+        hidden: Any,
         judges: Sequence[Reward] | None,
     ) -> None:
         self._engine, self._text, self._hidden = engine, text, hidden
