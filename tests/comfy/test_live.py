@@ -85,6 +85,13 @@ class Client:
             time.sleep(0.05)
         pytest.fail(self.log.read_text())
 
+    def wait_for_picture(self) -> None:
+        """Until a whole fragment is in the file: the next one has begun."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (self.clip.exists() and self.clip.read_bytes().count(b"moof") > 1):
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
 
 def open_url(server, path: str, **options):
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", **options)
@@ -347,7 +354,7 @@ def test_ctrl_c_in_the_client_script_stops_the_run_and_keeps_the_clip(server, st
     graph = with_inputs(streaming, SAMPLER, seed=118, seconds=LONG)
     client = Client(server, graph, tmp_path)
     prompt_id = client.prompt_id()
-    session_of(server, prompt_id, has_two_blocks)
+    client.wait_for_picture()
     client.process.send_signal(signal.SIGINT)
     assert client.process.wait(WAIT_SECONDS) != 0
     assert interrupted(server.wait(prompt_id))
