@@ -19,13 +19,14 @@ CLIP := out/demo.mp4
 TRAINED := out/train-tiny
 export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
 
-.PHONY: help demo train-tiny test slow golden check lint fix clean
+.PHONY: help demo train-tiny test again slow golden check lint fix clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    write $(CLIP) with tiny random models (first run installs into $(VENV))"
 	@echo "make train-tiny   train a student of a toy world into $(TRAINED), all phases, on a CPU"
 	@echo "make test    run the tests"
+	@echo "make again   run the tests that failed last time, one by one"
 	@echo "make slow    run the slow tests"
 	@echo "make golden  compare with the golden tensors under GOLDEN=$(GOLDEN)"
 	@echo "make check   formatting, lint, layers, types, tests: what CI runs"
@@ -48,6 +49,10 @@ EMPTY_IS_FINE := || status=$$?; [ $$status = 0 ] || [ $$status = 5 ]
 # One process per core, a file of tests at a time: a server is started once per process, not per test.
 test: $(VENV)/.deps $(COMFY_DEPS)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# The tests that failed last time, one by one.
+again: $(VENV)/.deps $(COMFY_DEPS)
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 slow: $(VENV)/.deps $(COMFY_DEPS)
 	$(PYTEST) -m "slow and not gpu" $(EMPTY_IS_FINE)
