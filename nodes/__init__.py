@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import host
+from . import host_watch
 from .best import HalloLiveBestOf
 from .decode import HalloLiveDecode
 from .judges import HalloLiveJudgeLoader
@@ -22,7 +22,7 @@ class HalloLiveExtension(ComfyExtension):
     """The list of nodes. Ids and input names are forever; new inputs go to the end."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        if (server := host.server()) is not None:
+        if (server := host_watch.server()) is not None:
             register(server)
         return [
             HalloLiveModelLoader,

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hallo_live_core import Request, Take, rank_takes, read_clip, take_table
-from . import host
+from . import host, host_media
 from .judges import JudgeReport, Judges, LoadedJudges, score_takes
 from .prompt import read_conditioning
 from .run import as_audio, as_images, engine_of
@@ -107,7 +107,7 @@ class HalloLiveBestOf(io.ComfyNode):
         table = take_table(judged)
         report.say(table)
         return io.NodeOutput(
-            host.as_video(best.path),
+            host_media.as_video(best.path),
             as_audio(best.sound, engine.clock),
             best.seed,
             table,

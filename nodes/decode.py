@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..hallo_live_core import Request
-from . import host
+from . import host, host_media
 from .latents import blocks_from_latents, pixel_size
 from .run import RunReport, as_audio, as_images, engine_of, write_clip
 from .sockets import CATEGORY, LoadedVae, Vae
@@ -57,7 +57,9 @@ class HalloLiveDecode(io.ComfyNode):
         with host.loaded([vae.video, vae.audio], engine.working_bytes(request)):
             stream = engine.decode(blocks, on_progress=report.advance)
             pictures: list[torch.Tensor] = []
-            path, sound = write_clip(stream, report, host.workflow_metadata(cls.hidden), pictures)
+            path, sound = write_clip(
+                stream, report, host_media.workflow_metadata(cls.hidden), pictures
+            )
         return io.NodeOutput(
-            as_images(pictures), as_audio(sound, engine.clock), host.as_video(path)
+            as_images(pictures), as_audio(sound, engine.clock), host_media.as_video(path)
         )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-import sys
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +19,8 @@ import comfy.ops
 import comfy.sd
 import comfy.text_encoders.wan
 import comfy.utils
-import comfy_execution.utils
 import folder_paths
 import torch
-from comfy.cli_args import args
-from comfy_api.latest import InputImpl
-from PIL import Image
 
 from ..hallo_live_core import CheckpointError, RequestError
 
@@ -55,12 +48,6 @@ GIGA = 10**9
 
 JUDGES_FOLDER = "judges"
 """Below models, and the host's key for it."""
-
-PREVIEW_PIXELS = 512
-"""Longest side of the preview under a node."""
-
-VIEWABLE_FOLDERS = ("temp", "output", "input")
-"""The folders that the host hands files out of, by the names it has for them."""
 
 
 def known(target: type, **wanted: Any) -> dict[str, Any]:
@@ -244,6 +231,12 @@ def _unload(patchers: list[Any]) -> None:
         books.remove(entry)
 
 
+def memory(device: torch.device) -> tuple[int, int]:
+    """Bytes in use and bytes there are on a device, by all programs."""
+    total = comfy.model_management.get_total_memory(device)
+    return int(total - comfy.model_management.get_free_memory(device)), int(total)
+
+
 def raw_latents(normalised: torch.Tensor) -> torch.Tensor:
     """What the transformer makes -> what the Wan2.2 VAE and LATENTs hold; [b, 48, f, h, w]."""
     return comfy.latent_formats.Wan22().process_out(normalised)
@@ -284,116 +277,3 @@ def wan_clip(
         state_dict=[weights],
         model_options={"umt5xxl_model_config": dict(config)},
     )
-
-
-# ── Progress and interruption ─────────────────────────────────────────────────────────────────
-
-
-class ProgressReport:
-    """The bar, the preview and the line of text of one running node."""
-
-    def __init__(self, node_id: str | None) -> None:
-        self._bar = comfy.utils.ProgressBar(1, node_id=node_id)
-        self._node_id = node_id
-
-    def advance(self, done: int, total: int) -> None:
-        """Move the bar; raises the host's interruption when the user asked to stop."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        self._bar.update_absolute(done, total)
-
-    def show(self, frame: torch.Tensor) -> None:
-        """Show a frame, uint8 [h, w, 3], under the node."""
-        picture = Image.fromarray(frame.numpy())
-        self._bar.update_absolute(
-            self._bar.current, self._bar.total, ("JPEG", picture, PREVIEW_PIXELS)
-        )
-
-    def say(self, text: str) -> None:
-        """Show a line of text under the node, where the host can."""
-        if (host := server()) is not None and self._node_id is not None:
-            host.send_progress_text(text, self._node_id, host.client_id)
-
-
-def interruption() -> type[Exception]:
-    """What the host raises when the user has asked to stop; raising it stops a prompt quietly."""
-    return comfy.model_management.InterruptProcessingException
-
-
-def memory(device: torch.device) -> tuple[int, int]:
-    """Bytes in use and bytes there are on a device, by all programs."""
-    total = comfy.model_management.get_total_memory(device)
-    return int(total - comfy.model_management.get_free_memory(device)), int(total)
-
-
-# ── Pages and programs that watch ─────────────────────────────────────────────────────────────
-
-
-def server() -> Any | None:
-    """The host's web server; None where the host only runs tests."""
-    module = sys.modules.get("server")
-    return None if module is None else getattr(module.PromptServer, "instance", None)
-
-
-def send_event(name: str, detail: dict[str, Any]) -> None:
-    """Tell the page that queued the running prompt, or everybody if no page did."""
-    if (host := server()) is not None:
-        host.send_sync(name, detail, host.client_id)
-
-
-def running_prompt() -> str:
-    """The id of the prompt that is being executed; empty outside of one."""
-    context = comfy_execution.utils.get_executing_context()
-    return "" if context is None else context.prompt_id
-
-
-# ── Media ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def temporary_clip() -> Path:
-    """A new file name in the host's temp folder."""
-    return Path(folder_paths.get_temp_directory()) / f"hallolive_{uuid.uuid4().hex}.mp4"
-
-
-def workflow_metadata(hidden: Any) -> dict[str, str]:
-    """What makes a dropped file restore its workflow; nothing if the user turned that off."""
-    if args.disable_metadata:
-        return {}
-    metadata = {} if hidden.prompt is None else {"prompt": hidden.prompt}
-    return {k: json.dumps(v) for k, v in {**metadata, **(hidden.extra_pnginfo or {})}.items()}
-
-
-def as_video(path: Path) -> Any:
-    """A VIDEO backed by a file."""
-    return InputImpl.VideoFromFile(str(path))
-
-
-def file_of(video: Any) -> Path | None:
-    """The file behind a VIDEO; None for one that is made of tensors, which would encode itself."""
-    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
-    return Path(source) if isinstance(source, str) else None
-
-
-def clip_for_view(path: Path) -> dict[str, str] | None:
-    """How pages and programs ask /view for a clip; None if it lies outside the host's folders."""
-    for kind in VIEWABLE_FOLDERS:
-        root = Path(folder_paths.get_directory_by_type(kind)).resolve()
-        if (place := path.resolve()).is_relative_to(root):
-            folder = place.parent.relative_to(root).as_posix().removeprefix(".")
-            return {
-                "filename": path.name,
-                "subfolder": folder,
-                "type": kind,
-                "format": "video/mp4",
-            }
-    return None
-
-
-def video_for_view(video: Any) -> dict[str, str] | None:
-    """The same for a VIDEO, of which a copy is made if it is no file that can be viewed."""
-    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
-    if isinstance(source, str) and (found := clip_for_view(Path(source))):
-        return found
-    copy = temporary_clip()
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    video.save_to(str(copy))
-    return clip_for_view(copy)

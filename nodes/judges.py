@@ -24,7 +24,7 @@ from ..hallo_live_core import (
     read_clip,
     score_clip,
 )
-from . import host
+from . import host, host_media, host_watch
 from .sockets import ADVANCED, CATEGORY
 
 Judges = io.Custom("HALLOLIVE_JUDGES")
@@ -111,7 +111,7 @@ class JudgeReport:
     """Tells the user where the judges are; raises when the user asked to stop."""
 
     def __init__(self, node_id: str | None) -> None:
-        self._host = host.ProgressReport(node_id)
+        self._host = host_watch.ProgressReport(node_id)
         self._title = ""
 
     def begin(self, title: str) -> None:
@@ -146,7 +146,7 @@ def clip_of_video(video: Any, prompt: str) -> Clip:
     Files are read by our own reader, which keeps sound and picture aligned and needs a quarter of
     the memory; what no file holds comes as tensors.
     """
-    if (file := host.file_of(video)) is not None:
+    if (file := host_media.file_of(video)) is not None:
         clip = read_clip(file, prompt=prompt)
         if abs(min(video.get_duration(), MAX_SECONDS) - clip.seconds) < SAME_LENGTH_SECONDS:
             return clip

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import host
+from . import host, host_media
 from .sockets import CATEGORY
 
 
@@ -32,4 +32,4 @@ class HalloLivePlayer(io.ComfyNode):
 
     @classmethod
     def execute(cls, video: Any) -> io.NodeOutput:
-        return io.NodeOutput(ui={"video": [host.video_for_view(video)]})
+        return io.NodeOutput(ui={"video": [host_media.video_for_view(video)]})

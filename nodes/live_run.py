@@ -21,7 +21,7 @@ from ..hallo_live_core import (
     Progress,
     SessionSink,
 )
-from . import host
+from . import host_media, host_watch
 from .live_route import SESSIONS
 from .run import RunReport
 
@@ -41,7 +41,7 @@ class LiveRun:
 
     report: RunReport
     clock: MediaClock
-    path: Path = field(default_factory=host.temporary_clip)
+    path: Path = field(default_factory=host_media.temporary_clip)
     numbers: dict[str, Any] = field(default_factory=dict)
     _delivery: Delivery | None = None
 
@@ -62,10 +62,10 @@ class LiveRun:
 
         sound: list[torch.Tensor] = []
         live = SessionSink(session, clock=self.clock)
-        kept = Mp4Writer(self.path, clock=self.clock, metadata=host.workflow_metadata(hidden))
+        kept = Mp4Writer(self.path, clock=self.clock, metadata=host_media.workflow_metadata(hidden))
         try:
             with (
-                session.running((Cancelled, host.interruption())),
+                session.running((Cancelled, host_watch.interruption())),
                 Delivery(live, kept) as self._delivery,
                 closing(
                     open_stream(
@@ -84,7 +84,7 @@ class LiveRun:
                         watched=session.broadcast.num_readers > 0,
                     )
         except Cancelled:  # by a viewer: for the host it is the same as its own button
-            raise host.interruption()() from None
+            raise host_watch.interruption()() from None
         finally:
             self._delivery = None
         return torch.cat(sound)
@@ -93,7 +93,7 @@ class LiveRun:
         """Where the stream belongs; `file` is the clip in the temp folder once it has ended."""
         workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
         return {
-            "prompt_id": host.running_prompt(),
+            "prompt_id": host_watch.running_prompt(),
             "node": hidden.unique_id or "",
             "workflow": str(workflow.get("id", "")),
             "file": self.path.name,
@@ -107,7 +107,7 @@ class LiveRun:
             "num_waiting": self._num_waiting,
             "version": pack_version(),
         }
-        host.send_event(STREAM_EVENT, self.numbers)
+        host_watch.send_event(STREAM_EVENT, self.numbers)
 
     @property
     def _num_waiting(self) -> int:

@@ -16,7 +16,7 @@ from ..hallo_live_core import (
     compose_prompt,
     speech_overrun,
 )
-from . import host
+from . import host, host_watch
 from .sockets import ADVANCED, CATEGORY
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class HalloLiveTextEncode(io.ComfyNode):
             remarks.append(overrun)
         for remark in remarks[1:]:
             logger.warning("Hallo-Live Text Encode: %s", remark)
-        host.ProgressReport(cls.hidden.unique_id).say("\n".join(remarks))
+        host_watch.ProgressReport(cls.hidden.unique_id).say("\n".join(remarks))
         return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens), prompt)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..hallo_live_core import HalloLive, MediaChunk, MediaClock, Mp4Writer, Placement, Progress
-from . import host
+from . import host, host_media, host_watch
 from .sockets import LoadedModel, LoadedVae
 
 
@@ -19,7 +19,7 @@ class RunReport:
     """Tells the user where the run is: bar, picture of each block, speed against real time."""
 
     def __init__(self, node_id: str | None, engine: HalloLive) -> None:
-        self._host = host.ProgressReport(node_id)
+        self._host = host_watch.ProgressReport(node_id)
         self._clock, self._device = engine.clock, engine.placement.transformer
         self._started = time.monotonic()
         self._first_after: float | None = None
@@ -71,7 +71,7 @@ def write_clip(
 
     Whatever stops it, the clip stays playable. Returns where it is, and its sound.
     """
-    path, sound = host.temporary_clip(), []
+    path, sound = host_media.temporary_clip(), []
     with closing(stream), Mp4Writer(path, metadata=metadata) as writer:
         for chunk in stream:
             writer.write(chunk)

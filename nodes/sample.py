@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hallo_live_core import HalloLiveError, LatentBlock, Request, plan_request
-from . import host
+from . import host, host_media
 from .latents import latent_outputs, latents_from_blocks
 from .live_run import LiveRun
 from .prompt import read_conditioning
@@ -147,10 +147,10 @@ class HalloLiveStreamSampler(io.ComfyNode):
         with host.loaded(patchers, engine.working_bytes(request)):
             sound = run.make(stream, cls.hidden)
         return io.NodeOutput(
-            host.as_video(run.path),
+            host_media.as_video(run.path),
             as_audio(sound, engine.clock),
             *latents_from_blocks(blocks),
-            ui={"video": [host.clip_for_view(run.path)], "hallolive": [run.numbers]},
+            ui={"video": [host_media.clip_for_view(run.path)], "hallolive": [run.numbers]},
         )
 
 

@@ -21,7 +21,7 @@ from ..hallo_live_core import (
     plan_request,
     thumbnail,
 )
-from . import host
+from . import host_media
 from .run import RunReport
 
 THUMBNAIL_SIDE = 320
@@ -85,9 +85,9 @@ class TakeMaker:
         plan = plan_request(request, self._engine.settings)
         may_drop = may_drop and self._judges is not None and plan.num_blocks > 1
         report = RunReport(self._hidden.unique_id, self._engine)
-        path, chunks = host.temporary_clip(), _Chunks(plan.num_blocks // 2)
+        path, chunks = host_media.temporary_clip(), _Chunks(plan.num_blocks // 2)
         stream = self._engine.stream(request, text=self._text, on_progress=report.advance)
-        metadata = host.workflow_metadata(self._hidden)
+        metadata = host_media.workflow_metadata(self._hidden)
         faults: tuple[str, ...] = ()
         with closing(stream), Mp4Writer(path, clock=self._engine.clock, metadata=metadata) as clip:
             for chunk in stream:

@@ -3,54 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from .checkpoints import catalog
-from .checkpoints.load import (
-    load_audio_decoder,
-    load_taehv,
-    load_text_encoder,
-    load_transformer,
-    load_video_decoder,
-)
-from .checkpoints.lora import LoraFiles
-from .clock import MediaClock
-from .config import HALLO_5B, StreamSettings
-from .decoding.audio import AudioStream
-from .decoding.chunks import ChunkDecoder
-from .decoding.video import VideoStream
-from .decoding.worker import BackgroundWorker
-from .devices import Placement
-from .errors import Cancelled, HalloLiveError, RequestError
-from .functional.blocks import ClipPlan
-from .functional.noise import ClipShape, CorrelatedNoise, SeededNoise
-from .functional.request import check_request, plan_request
-from .functional.schedule import NoiseSchedule
-from .models.audio_vae.audio_decoder import AudioDecoder
-from .models.dit import DualStreamDiT
-from .models.text_encoder.umt5 import TextEncoder
-from .models.video_vae.interface import VideoDecoder
-from .models.video_vae.latents import SPATIAL_COMPRESSION
-from .models.video_vae.layers import use_channels_last
-from .sampling.denoiser import Denoiser, open_session
-from .sampling.sampler import PassDone, stream_passes
-from .state.session import SessionShape, session_nbytes
-from .types import (
+from ..checkpoints.lora import LoraFiles
+from ..clock import MediaClock
+from ..config import HALLO_5B, StreamSettings
+from ..decoding.audio import AudioStream
+from ..decoding.chunks import ChunkDecoder
+from ..decoding.video import VideoStream
+from ..decoding.worker import BackgroundWorker
+from ..devices import Placement
+from ..errors import HalloLiveError
+from ..functional.blocks import ClipPlan
+from ..functional.noise import ClipShape, CorrelatedNoise, SeededNoise
+from ..functional.request import check_request, plan_request
+from ..functional.schedule import NoiseSchedule
+from ..models.audio_vae.audio_decoder import AudioDecoder
+from ..models.dit import DualStreamDiT
+from ..models.text_encoder.umt5 import TextEncoder
+from ..models.video_vae.interface import VideoDecoder
+from ..models.video_vae.latents import SPATIAL_COMPRESSION
+from ..sampling.denoiser import Denoiser, open_session
+from ..sampling.sampler import PassDone, stream_passes
+from ..state.session import SessionShape, session_nbytes
+from ..types import (
     CancelCheck,
     LatentBlock,
     MediaChunk,
-    Progress,
     ProgressCallback,
     Request,
     TextContext,
 )
-
-DECODERS = ("wan", "taehv")
-"""Video decoders by name: the published VAE first, then the fast and light one."""
+from .parts import DECODERS, load_parts
+from .run import Run, until_finished
 
 ACTIVATION_WIDTHS = 12
 """Tensors of model width that one layer holds at a time, besides the hidden layer of its MLP."""
@@ -104,42 +93,12 @@ class HalloLive:
             CheckpointError: a file is missing (all missing ones are named), damaged or of
                 another model.
         """
-        if decoder not in DECODERS:
-            raise RequestError("Unknown video decoder", found=decoder, fix=" or ".join(DECODERS))
-        video_file = catalog.VIDEO_VAE if decoder == DECODERS[0] else catalog.TAEHV
-        wanted = (
-            catalog.TRANSFORMER,
-            video_file,
-            catalog.AUDIO_VAE,
-            catalog.VOCODER,
-            catalog.TEXT_ENCODER,
-            catalog.TOKENIZER,
-        )
-        files = catalog.locate(models, wanted)
-        load_video = load_video_decoder if decoder == DECODERS[0] else load_taehv
-        video_decoder = load_video(
-            files[video_file.key], dtype=placement.decoder_dtype, device=placement.decoder
-        )
-        if placement.decoder.type == "cuda":
-            use_channels_last(video_decoder)
+        parts = load_parts(models, placement=placement, decoder=decoder, ema=ema, loras=loras)
         return cls(
-            transformer=load_transformer(
-                files["transformer"],
-                dtype=placement.dtype,
-                device=placement.transformer,
-                ema=ema,
-                loras=loras,
-            ),
-            video_decoder=video_decoder,
-            audio_decoder=load_audio_decoder(
-                files["audio_vae"], files["vocoder"], device=placement.decoder
-            ),
-            text_encoder=load_text_encoder(
-                files["text_encoder"],
-                files["tokenizer"],
-                dtype=placement.dtype,
-                device=placement.text_encoder,
-            ),
+            transformer=parts.transformer,
+            video_decoder=parts.video_decoder,
+            audio_decoder=parts.audio_decoder,
+            text_encoder=parts.text_encoder,
             placement=placement,
         )
 
@@ -176,7 +135,7 @@ class HalloLive:
             Cancelled: `should_stop` said so.
         """
         plan = self._plan(request, text)
-        run = _Run(plan.num_blocks, self._passes(plan), on_progress, should_stop)
+        run = Run(plan.num_blocks, self._passes(plan), on_progress, should_stop)
         for event in self._denoise(request, plan, text):
             if isinstance(event, LatentBlock):
                 yield event
@@ -201,7 +160,7 @@ class HalloLive:
         decoder = self._chunk_decoder()
         blocks = list(blocks)
         latents = sum(block.video.shape[1] for block in blocks)
-        run = _Run(len(blocks), latents, on_progress, should_stop)
+        run = Run(len(blocks), latents, on_progress, should_stop)
         for block in blocks:
             for chunk in decoder.decode(_moved(block, self.placement.decoder)):
                 yield chunk
@@ -228,8 +187,8 @@ class HalloLive:
         plan = self._plan(request, text)
         decoder = self._chunk_decoder()
         total = self._passes(plan) + plan.video_latents
-        run = _Run(plan.num_blocks, total, on_progress, should_stop)
-        events = _until_finished(self._denoise(request, plan, text), should_finish)
+        run = Run(plan.num_blocks, total, on_progress, should_stop)
+        events = until_finished(self._denoise(request, plan, text), should_finish)
         if self.placement.decodes_beside:
             yield from self._stream_beside(events, decoder, run, on_block)
             return
@@ -313,7 +272,7 @@ class HalloLive:
         self,
         events: Iterator[PassDone | LatentBlock],
         decoder: ChunkDecoder,
-        run: _Run,
+        run: Run,
         on_block: Callable[[LatentBlock], None] | None,
     ) -> Iterator[MediaChunk]:
         device = self.placement.decoder
@@ -332,49 +291,6 @@ class HalloLive:
                         yield from run.decoded(worker.ready())
                 yield from run.decoded(worker.ready())
             yield from run.decoded(worker.finish())
-
-
-@dataclass(slots=True)
-class _Run:
-    """Counts the steps of one run, tells them, and stops it when asked to."""
-
-    num_blocks: int
-    total: int
-    on_progress: ProgressCallback | None
-    should_stop: CancelCheck | None
-    done: int = 0
-
-    def step(self, stage: str, block: int) -> None:
-        """A pass or a latent is done."""
-        self.done += 1
-        if self.on_progress is not None:
-            self.on_progress(Progress(stage, block, self.num_blocks, self.done, self.total))
-        self.check()
-
-    def check(self) -> None:
-        """Stop here if the caller wants to."""
-        if self.should_stop is not None and self.should_stop():
-            raise Cancelled
-
-    def decoded(self, chunks: Iterable[MediaChunk | None]) -> Iterator[MediaChunk]:
-        """Count chunks on their way through; None is a moment of waiting."""
-        for chunk in chunks:
-            if chunk is None:
-                self.check()
-                continue
-            yield chunk
-            self.step("decode", chunk.block)
-
-
-def _until_finished(
-    events: Iterator[PassDone | LatentBlock], should_finish: CancelCheck | None
-) -> Iterator[PassDone | LatentBlock]:
-    """The events up to the first block that is clean when the caller has seen enough."""
-    for event in events:
-        if isinstance(event, LatentBlock) and should_finish is not None and should_finish():
-            yield replace(event, is_last=True)
-            return
-        yield event
 
 
 def _latent_size(request: Request) -> tuple[int, int]:

@@ -1,0 +1,79 @@
+"""The parts of the system, from a folder of published files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoints import catalog
+from ..checkpoints.load import (
+    load_audio_decoder,
+    load_taehv,
+    load_text_encoder,
+    load_transformer,
+    load_video_decoder,
+)
+from ..checkpoints.lora import LoraFiles
+from ..devices import Placement
+from ..errors import RequestError
+from ..models.audio_vae.audio_decoder import AudioDecoder
+from ..models.dit import DualStreamDiT
+from ..models.text_encoder.umt5 import TextEncoder
+from ..models.video_vae.interface import VideoDecoder
+from ..models.video_vae.layers import use_channels_last
+
+DECODERS = ("wan", "taehv")
+"""Video decoders by name: the published VAE first, then the fast and light one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Networks on their devices."""
+
+    transformer: DualStreamDiT
+    video_decoder: VideoDecoder
+    audio_decoder: AudioDecoder
+    text_encoder: TextEncoder
+
+
+def load_parts(
+    models: Path, *, placement: Placement, decoder: str, ema: bool, loras: LoraFiles
+) -> Parts:
+    """Load every part from a folder; see `HalloLive.load`."""
+    if decoder not in DECODERS:
+        raise RequestError("Unknown video decoder", found=decoder, fix=" or ".join(DECODERS))
+    video_file = catalog.VIDEO_VAE if decoder == DECODERS[0] else catalog.TAEHV
+    wanted = (
+        catalog.TRANSFORMER,
+        video_file,
+        catalog.AUDIO_VAE,
+        catalog.VOCODER,
+        catalog.TEXT_ENCODER,
+        catalog.TOKENIZER,
+    )
+    files = catalog.locate(models, wanted)
+    load_video = load_video_decoder if decoder == DECODERS[0] else load_taehv
+    video_decoder = load_video(
+        files[video_file.key], dtype=placement.decoder_dtype, device=placement.decoder
+    )
+    if placement.decoder.type == "cuda":
+        use_channels_last(video_decoder)
+    return Parts(
+        transformer=load_transformer(
+            files["transformer"],
+            dtype=placement.dtype,
+            device=placement.transformer,
+            ema=ema,
+            loras=loras,
+        ),
+        video_decoder=video_decoder,
+        audio_decoder=load_audio_decoder(
+            files["audio_vae"], files["vocoder"], device=placement.decoder
+        ),
+        text_encoder=load_text_encoder(
+            files["text_encoder"],
+            files["tokenizer"],
+            dtype=placement.dtype,
+            device=placement.text_encoder,
+        ),
+    )
