@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sysconfig
 from collections.abc import Mapping
-from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,12 @@ class _Api:
         if request.content_type != "application/json":
             return refused(415, "send Content-Type: application/json")
         try:
-            wanted = request_from_json(await request.json(), self._defaults)
-            session = await asyncio.to_thread(self._studio.submit, wanted)
-        except (JSONDecodeError, UnicodeDecodeError):
+            body = json.loads(await request.read())
+        except (ValueError, RecursionError):  # no JSON, no text, or numbers and nesting without end
             return refused(400, "the body is not JSON")
+        try:
+            wanted = request_from_json(body, self._defaults)
+            session = await asyncio.to_thread(self._studio.submit, wanted)
         except TooManySessionsError as error:
             return refused(503, str(error))
         except HalloLiveError as error:

@@ -25,9 +25,13 @@ def why_refused(host: str | None, origin: str | None, *, loopback: bool) -> str 
     rebinding) would make a foreign page ours. A browser names the origin of the page that asks;
     programs name none.
     """
-    name = urlsplit(f"//{host or ''}").hostname
+    try:
+        name = urlsplit(f"//{host or ''}").hostname
+        page = None if origin is None else urlsplit(origin).netloc
+    except ValueError:  # brackets that hold no IPv6 address
+        return "the headers Host and Origin must hold addresses"
     if loopback and (name is None or not is_loopback(name)):
         return "this server answers to localhost only"
-    if origin is not None and urlsplit(origin).netloc != host:
+    if page is not None and page != host:
         return "requests from pages of other origins are not answered"
     return None
