@@ -11,6 +11,7 @@ from ..errors import ShapeError
 from ..functional.blocks import Block
 from ..functional.schedule import NoiseSchedule, clean_from_flow
 from ..models.dit import CachedPass, DualStreamDiT
+from ..state.fp8_cache import Fp8KVCache
 from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext
@@ -156,10 +157,11 @@ def open_session(
     text = TextContext(text.video.to(dtype), text.audio.to(dtype))
     video_times, audio_times = model.embed_times(schedule.all_timesteps, **place)
     layers, frames = config.num_layers, (shape.batch, plan.video_latents * tokens)
+    kind = Fp8KVCache if shape.fp8_cache else KVCache
     caches: list[Cache] = [
         ConcatCache(layers, window, history_gradient)
         if gradient
-        else KVCache.allocate(
+        else kind.allocate(
             (layers, *frames, stream.num_heads, stream.head_dim), window=window, **place
         )
         for stream in (config.video, config.audio)

@@ -50,12 +50,7 @@ class BufferedLayer:
             PositionError: the block does not fit behind `start`.
         """
         end = start + keys.shape[1]
-        if end > self.keys.shape[1]:
-            raise PositionError(
-                "The key-value cache is full",
-                found=f"tokens {start} to {end}, capacity {self.keys.shape[1]}",
-                fix="open the session for a longer clip",
-            )
+        check_capacity(start, end, self.keys.shape[1])
         self.keys[:, start:end].copy_(keys)
         self.values[:, start:end].copy_(values)
         first = max(0, end - self.window)
@@ -170,6 +165,20 @@ class Cache(Protocol):
     def nbytes(self) -> int:
         """Bytes held."""
         ...
+
+
+def check_capacity(start: int, end: int, capacity: int) -> None:
+    """Refuse a block of tokens `start` to `end` that is not in the cache's buffers.
+
+    Raises:
+        PositionError: it ends behind them.
+    """
+    if end > capacity:
+        raise PositionError(
+            "The key-value cache is full",
+            found=f"tokens {start} to {end}, capacity {capacity}",
+            fix="open the session for a longer clip",
+        )
 
 
 def _straight_through(value: Tensor, carrier: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from ..errors import ShapeError
 from ..functional.blocks import ClipPlan
 from ..functional.rope import RotaryTables
 from ..types import TextContext
+from .fp8_cache import fp8_cache_nbytes
 from .kv_cache import Cache, HistoryGradient
 
 KeysValues = tuple[Tensor, Tensor]
@@ -137,13 +139,17 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True)
 class SessionShape:
-    """What fixes the size of a session: `height` and `width` count latents."""
+    """What fixes the size of a session: `height` and `width` count latents.
+
+    fp8_cache: the caches keep the past in 8 bits, which changes the clip a little.
+    """
 
     plan: ClipPlan
     height: int
     width: int
     batch: int = 1
     num_timesteps: int = 5
+    fp8_cache: bool = False
 
     def tokens_per_latent(self, config: TransformerConfig) -> int:
         """Tokens of one video latent.
@@ -165,21 +171,31 @@ class SessionShape:
         return (self.height // patch_height) * (self.width // patch_width)
 
 
+def cache_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.dtype) -> int:
+    """Bytes of both key-value caches of a session."""
+    tokens = shape.plan.video_latents * shape.tokens_per_latent(config)
+    total = 0
+    for stream in (config.video, config.audio):
+        size = (config.num_layers, shape.batch, tokens, stream.num_heads, stream.head_dim)
+        plain = 2 * math.prod(size) * dtype.itemsize
+        total += fp8_cache_nbytes(size, dtype) if shape.fp8_cache else plain
+    return total
+
+
 def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.dtype) -> int:
     """Bytes that a session will hold, known before anything is allocated.
 
     Activations and weights are not included.
     """
     tokens = shape.plan.video_latents * shape.tokens_per_latent(config)
-    values = 0
+    values = shape.batch * shape.plan.audio_latents * config.audio.in_channels
     for stream in (config.video, config.audio):
-        cache = 2 * config.num_layers * shape.batch * tokens * stream.dim
         text = (1 + 2 * config.num_layers) * shape.batch * stream.text_len * stream.dim
         times = 7 * shape.num_timesteps * stream.dim
-        values += cache + text + times
-    values += shape.batch * shape.plan.audio_latents * config.audio.in_channels
+        values += text + times
     rotary = torch.promote_types(dtype, torch.float32).itemsize * config.video.head_dim
-    return values * dtype.itemsize + rotary * (tokens + shape.plan.audio_horizon)
+    tables = values * dtype.itemsize + rotary * (tokens + shape.plan.audio_horizon)
+    return cache_nbytes(config, shape, dtype) + tables
 
 
 def _repeat(table: Tensor, rows: list[tuple[int, int]]) -> Tensor:
