@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..functional.blocks import Block
 from ..functional.schedule import NoiseSchedule, clean_from_flow
-from ..models.dit import CachedPass, DualStreamDiT
 from ..state.fp8_cache import Fp8KVCache
+from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext
@@ -28,6 +28,18 @@ class Clean(NamedTuple):
     audio: Tensor
 
 
+class Network(Protocol):
+    """A student: one `DualStreamDiT`, or several that share its work (`split`)."""
+
+    def __call__(self, video: Tensor, audio: Tensor, how: CachedPass, /) -> Flows:
+        """See `DualStreamDiT.forward`."""
+        ...
+
+    def settle(self, video: Tensor, audio: Tensor, how: CachedPass, /) -> None:
+        """See `DualStreamDiT.settle`."""
+        ...
+
+
 class Denoiser:
     """Runs the student on one session (spec 02 §3).
 
@@ -36,7 +48,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: DualStreamDiT,
+        model: Network,
         state: SessionState,
         schedule: NoiseSchedule,
         *,

@@ -1,0 +1,261 @@
+"""One transformer on several devices, which share the tokens of the picture (`split=sequence`).
+
+Every rank holds a copy of the weights and the whole cache, and computes its own latents of the
+block: projections, attention and feed-forward of the picture are divided, keys and values are
+exchanged once per attention (`state.exchange`). The sound, 150 tokens at most, is computed by every
+rank: its cost is reading the weights, which no split of tokens makes less.
+
+The network itself does not know. A rank calls it with its share of the latents, at their place in
+the clip, and with a cache that the others fill, too.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..config import TransformerConfig
+from ..errors import RequestError, ShapeError
+from ..functional.schedule import NoiseSchedule
+from ..models.dit import CachedPass, DualStreamDiT, Flows
+from ..state.exchange import Exchange, RankStopped, SharedCache
+from ..state.session import SessionShape, SessionState, TimeRuns
+from ..types import TextContext
+from .denoiser import Network, open_session
+
+Answer = TypeVar("Answer")
+
+
+class SplitTransformer:
+    """Copies of one transformer, one per device; the first is the one that was given."""
+
+    def __init__(self, model: DualStreamDiT, devices: Sequence[torch.device]) -> None:
+        """devices: of all ranks; the first is the model's.
+
+        Raises:
+            RequestError: fewer than two devices, or more than latents to share.
+        """
+        if len(devices) < 2:
+            raise RequestError(
+                "A split needs at least two devices",
+                found=", ".join(map(str, devices)),
+                fix="name two, such as cuda:0,cuda:1",
+            )
+        self.config: TransformerConfig = model.config
+        self.devices = tuple(devices)
+        self.models = (model, *(replica(model, device) for device in devices[1:]))
+
+    def open(
+        self,
+        text: TextContext,
+        shape: SessionShape,
+        schedule: NoiseSchedule,
+        *,
+        dtype: torch.dtype,
+    ) -> tuple[Network, SessionState]:
+        """A session on every rank; returns the network that runs them all, and the first's state.
+
+        Raises:
+            RequestError: a block has fewer latents than there are ranks.
+            ShapeError, PositionError: as `open_session`.
+        """
+        latents = shape.plan.sizes.video_latents
+        if latents < len(self.devices):
+            raise RequestError(
+                "A block has fewer video latents than there are devices to share them",
+                found=f"{latents} latents, {len(self.devices)} devices",
+            )
+        ranks: list[Rank] = []
+        for model, device in zip(self.models, self.devices, strict=True):
+            here = TextContext(text.video.to(device), text.audio.to(device))
+            with _current(device):
+                state = open_session(model, here, shape, schedule, dtype=dtype)
+            ranks.append(Rank(model, state, device))
+        return SplitSession(ranks), ranks[0].state
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A copy of the network, what it remembers, and where both are."""
+
+    model: DualStreamDiT
+    state: SessionState
+    device: torch.device
+
+
+class SplitSession:
+    """Runs one session on all ranks; a `Network`, as one transformer is."""
+
+    def __init__(self, ranks: Sequence[Rank]) -> None:
+        self._ranks = tuple(ranks)
+
+    def __call__(self, video: Tensor, audio: Tensor, how: CachedPass) -> Flows:
+        """As `DualStreamDiT.forward`, on the first rank's device. The sound is the first rank's."""
+        flows = self._on_every_rank(
+            video, audio, how, lambda model, share: model(share.video, share.audio, share.how)
+        )
+        picture = torch.cat([flow[0].to(video.device) for flow in flows], dim=1)
+        return picture, flows[0][1]
+
+    def settle(self, video: Tensor, audio: Tensor, how: CachedPass) -> None:
+        """As `DualStreamDiT.settle`."""
+        self._on_every_rank(
+            video,
+            audio,
+            how,
+            lambda model, share: model.settle(share.video, share.audio, share.how),
+        )
+
+    def _on_every_rank(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        how: CachedPass,
+        work: Callable[[DualStreamDiT, Share], Answer],
+    ) -> list[Answer]:
+        exchange = Exchange(tuple(rank.device for rank in self._ranks))
+        cuts = shares(video.shape[1], len(self._ranks))
+        jobs = [
+            (rank.model, _share(rank, video, audio, how, cut, (exchange, index)))
+            for index, (rank, cut) in enumerate(zip(self._ranks, cuts, strict=True))
+        ]
+
+        def run(index: int) -> Answer:
+            model, share = jobs[index]
+            with _current(self._ranks[index].device):
+                try:
+                    return work(model, share)
+                finally:
+                    exchange.stop(index)
+
+        return run_together(run, len(jobs))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one rank is asked: its video latents, all the sound, and the pass at its place."""
+
+    video: Tensor
+    audio: Tensor
+    how: CachedPass
+
+
+def shares(num_latents: int, ranks: int) -> list[tuple[int, int]]:
+    """Consecutive (first, end) of all latents, as equal as they can be; the first have one more.
+
+    Raises:
+        ShapeError: fewer latents than ranks.
+    """
+    if num_latents < ranks:
+        raise ShapeError(
+            "There are fewer video latents than ranks to share them",
+            found=f"{num_latents} latents, {ranks} ranks",
+        )
+    ends = [-(-num_latents * rank // ranks) for rank in range(ranks + 1)]
+    return list(pairwise(ends))
+
+
+def cut_runs(runs: TimeRuns | Tensor, first: int, end: int) -> TimeRuns | Tensor:
+    """The timesteps of latents `first` to `end`."""
+    if isinstance(runs, Tensor):
+        return runs[:, first:end]
+    kept: list[tuple[float, int]] = []
+    position = 0
+    for timestep, count in runs:
+        common = min(position + count, end) - max(position, first)
+        if common > 0:
+            kept.append((timestep, common))
+        position += count
+    return tuple(kept)
+
+
+def replica(model: DualStreamDiT, device: torch.device) -> DualStreamDiT:
+    """The same network on another device; weights that are there already are shared."""
+    weights = {
+        id(p): nn.Parameter(p.data.to(device), requires_grad=False) for p in model.parameters()
+    }
+    buffers = {id(b): b.to(device) for b in model.buffers()}
+    return copy.deepcopy(model, {**weights, **buffers})
+
+
+def run_together(work: Callable[[int], Answer], count: int) -> list[Answer]:
+    """work(0) here and work(1), ... in threads, all ended on return; raises the first real error.
+
+    An error in one must make the others end; those that end for that reason raise `RankStopped`.
+    """
+    answers: dict[int, Answer] = {}
+    errors: list[BaseException] = []
+    inference, gradient = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def attempt(index: int) -> None:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
+            try:
+                answers[index] = work(index)
+            except BaseException as error:  # crosses to the caller's thread whole
+                errors.append(error)
+
+    with _threads(attempt, count):
+        attempt(0)
+    if errors:
+        raise next((e for e in errors if not isinstance(e, RankStopped)), errors[0])
+    return [answers[index] for index in range(count)]
+
+
+@contextmanager
+def _threads(attempt: Callable[[int], None], count: int) -> Iterator[None]:
+    threads = [
+        threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(attempt, index),
+            name=f"hallo-live-rank-{index}",
+            daemon=True,
+        )
+        for index in range(1, count)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join()
+
+
+def _share(
+    rank: Rank,
+    video: Tensor,
+    audio: Tensor,
+    how: CachedPass,
+    cut: tuple[int, int],
+    seat: tuple[Exchange, int],
+) -> Share:
+    first, end = cut
+    state = replace(
+        rank.state,
+        video_self=SharedCache(rank.state.video_self, *seat),
+        video_cross=SharedCache(rank.state.video_cross, *seat),
+    )
+    return Share(
+        video[:, first:end].to(rank.device),
+        audio.to(rank.device),
+        replace(
+            how,
+            state=state,
+            first_video=how.first_video + first,
+            video_times=cut_runs(how.video_times, first, end),
+        ),
+    )
+
+
+def _current(device: torch.device) -> torch.cuda.device | nullcontext[None]:
+    """Make `device` the current one, where a thread has a current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,172 @@
+"""One transformer on two devices: the same clip, and no rank left behind."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hallo_live_core.errors import RequestError, ShapeError
+from hallo_live_core.functional.blocks import ClipPlan
+from hallo_live_core.functional.schedule import NoiseSchedule
+from hallo_live_core.sampling.denoiser import Denoiser, open_session
+from hallo_live_core.sampling.sampler import stream_blocks
+from hallo_live_core.sampling.split import (
+    SplitTransformer,
+    cut_runs,
+    replica,
+    run_together,
+    shares,
+)
+from hallo_live_core.state.exchange import Exchange, Part, RankStopped
+from hallo_live_core.state.session import SessionShape
+
+from .dit_models import BLOCKS, CPU, joined, tiny_dit, tiny_stream, tiny_text
+
+WIDE = torch.float64
+DEVICES = (CPU, torch.device("cpu", 1))
+
+
+def split_stream(model, *, ranks=2, latents=BLOCKS.video_latents, blocks=3, lookahead=0, batch=1):
+    """As `tiny_stream`, on several ranks; and the plain one for comparison."""
+    sizes = replace(BLOCKS, video_latents=latents, lookahead=lookahead)
+    plain, noise = tiny_stream(model, blocks=blocks, lookahead=lookahead, dtype=WIDE)
+    text = tiny_text(batch, dtype=WIDE)
+    shape = SessionShape(ClipPlan(sizes, blocks), 4, 6, batch=batch)
+    schedule = plain.schedule
+    clip = replace(noise.shape, plan=shape.plan, batch=batch)
+    noises = [type(noise)(clip, 5, device=CPU, dtype=WIDE) for _ in range(2)]
+    state = open_session(model, text, shape, schedule, dtype=WIDE)
+    devices = [DEVICES[i % 2] for i in range(ranks)]
+    network, first = SplitTransformer(model, devices).open(text, shape, schedule, dtype=WIDE)
+    return (Denoiser(model, state, schedule), noises[0]), (
+        Denoiser(network, first, schedule),
+        noises[1],
+    )
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def rank_threads():
+    return [t.name for t in threading.enumerate() if t.name.startswith("hallo-live-rank")]
+
+
+@pytest.mark.parametrize("lookahead", [0, 3])
+@pytest.mark.parametrize(
+    ("ranks", "latents", "batch"), [(2, 2, 1), (2, 3, 1), (3, 5, 1), (2, 2, 2)]
+)
+def test_ranks_that_share_the_picture_make_the_clip_of_one(ranks, latents, batch, lookahead):
+    model = tiny_dit(dtype=WIDE)
+    plain, split = split_stream(
+        model, ranks=ranks, latents=latents, batch=batch, lookahead=lookahead
+    )
+    assert_same(joined(list(stream_blocks(*split))), joined(list(stream_blocks(*plain))))
+    assert not rank_threads()
+
+
+def test_every_rank_ends_with_the_whole_cache():
+    (plain, noise), (split, other) = split_stream(tiny_dit(dtype=WIDE), ranks=2)
+    list(stream_blocks(plain, noise))
+    list(stream_blocks(split, other))
+    settled = 2 * BLOCKS.video_latents * 6
+    for rank in split.model._ranks:
+        for name in ("video_self", "video_cross"):
+            found, expected = getattr(rank.state, name), getattr(plain.state, name)
+            assert_same(
+                [x[:, :, :settled] for x in (found.keys, found.values)],
+                [x[:, :, :settled] for x in (expected.keys, expected.values)],
+            )
+
+
+def test_a_rank_computes_only_its_own_part_of_the_picture():
+    (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE), latents=3, blocks=1)
+    seen = []
+    for rank in split.model._ranks:
+        rank.model.blocks[0].video.ffn.register_forward_hook(
+            lambda _, given, __: seen.append(given[0].shape[1])
+        )
+    list(stream_blocks(split, noise))
+    assert sorted(seen) == [6, 6, 12, 12]  # two steps; one rank has one latent, one has two
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.filterwarnings("error")
+def test_an_error_in_one_rank_ends_all_and_reaches_the_caller(broken):
+    (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE))
+
+    def fail(*_):
+        raise MemoryError("no room on this rank")
+
+    split.model._ranks[broken].model.blocks[1].video.ffn.register_forward_hook(fail)
+    with pytest.raises(MemoryError, match="no room on this rank"):
+        list(stream_blocks(split, noise))
+    assert not rank_threads()
+
+
+def test_a_failed_pass_leaves_nothing_behind_for_the_next():
+    (plain, noise), (split, other) = split_stream(tiny_dit(dtype=WIDE), blocks=2)
+    expected = joined(list(stream_blocks(plain, noise)))
+
+    def fail(*_):
+        raise MemoryError
+
+    hook = split.model._ranks[1].model.blocks[1].register_forward_hook(fail)
+    with pytest.raises(MemoryError):
+        list(stream_blocks(split, other))
+    hook.remove()
+    assert_same(joined(list(stream_blocks(split, other))), expected)
+
+
+def test_a_copy_on_the_same_device_shares_the_weights():
+    model = tiny_dit()
+    other = replica(model, CPU)
+    assert other is not model and other.blocks[0] is not model.blocks[0]
+    for (name, a), (twin, b) in zip(
+        model.named_parameters(), other.named_parameters(), strict=True
+    ):
+        assert name == twin and a.data_ptr() == b.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("latents", "ranks", "expected"),
+    [(6, 2, [(0, 3), (3, 6)]), (3, 2, [(0, 2), (2, 3)]), (7, 3, [(0, 3), (3, 5), (5, 7)])],
+)
+def test_latents_are_shared_as_equally_as_can_be(latents, ranks, expected):
+    assert shares(latents, ranks) == expected
+
+
+def test_timesteps_are_cut_where_the_latents_are():
+    runs = ((0.0, 1), (937.5, 5))
+    assert cut_runs(runs, 0, 3) == ((0.0, 1), (937.5, 2))
+    assert cut_runs(runs, 3, 6) == ((937.5, 3),)
+    row = torch.tensor([[0.0, 1.0, 2.0]])
+    assert torch.equal(cut_runs(row, 1, 3), row[:, 1:3])
+
+
+def test_what_cannot_be_shared_is_refused_in_one_line():
+    model = tiny_dit()
+    with pytest.raises(RequestError, match="at least two devices"):
+        SplitTransformer(model, [CPU])
+    with pytest.raises(ShapeError, match="fewer video latents than ranks"):
+        shares(1, 2)
+    shape = SessionShape(ClipPlan(BLOCKS, 1), 4, 6)
+    schedule = NoiseSchedule(tiny_stream(model)[0].schedule.config)
+    with pytest.raises(RequestError, match=r"2 latents, 3 devices"):
+        SplitTransformer(model, [CPU] * 3).open(tiny_text(), shape, schedule, dtype=torch.float32)
+
+
+def test_parts_come_in_the_order_of_their_place_whoever_is_first():
+    exchange = Exchange(DEVICES)
+    parts = [Part(start, torch.full((1,), float(start)), torch.zeros(1)) for start in (0, 3)]
+    gathered = run_together(lambda rank: list(exchange.gather(rank, parts[rank])), 2)
+    assert [[part.start for part in seen] for seen in gathered] == [[0, 3], [0, 3]]
+
+
+def test_a_rank_that_waits_for_one_that_stopped_stops_too():
+    exchange = Exchange(DEVICES)
+    exchange.stop(1)
+    with pytest.raises(RankStopped, match="Another rank"):
+        list(exchange.gather(0, Part(0, torch.zeros(1), torch.zeros(1))))
