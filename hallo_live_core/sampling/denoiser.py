@@ -10,8 +10,8 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..functional.blocks import Block
 from ..functional.schedule import NoiseSchedule, clean_from_flow
-from ..state.fp8_cache import Fp8KVCache
 from ..models.dit import CachedPass, DualStreamDiT, Flows
+from ..state.fp8_cache import Fp8KVCache
 from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext

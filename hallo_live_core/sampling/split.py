@@ -27,7 +27,7 @@ from ..config import TransformerConfig
 from ..errors import RequestError, ShapeError
 from ..functional.schedule import NoiseSchedule
 from ..models.dit import CachedPass, DualStreamDiT, Flows
-from ..state.exchange import Exchange, RankStopped, SharedCache
+from ..state.exchange import Exchange, RankStopped, Seat, SharedCache
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext
 from .denoiser import Network, open_session
@@ -122,10 +122,12 @@ class SplitSession:
         how: CachedPass,
         work: Callable[[DualStreamDiT, Share], Answer],
     ) -> list[Answer]:
-        exchange = Exchange(tuple(rank.device for rank in self._ranks))
+        exchange = Exchange(len(self._ranks))
         cuts = shares(video.shape[1], len(self._ranks))
+        tokens = how.state.rotary.tokens_per_latent
+        block = (how.first_video * tokens, video.shape[1] * tokens)
         jobs = [
-            (rank.model, _share(rank, video, audio, how, cut, (exchange, index)))
+            (rank.model, _share(rank, video, audio, how, cut, Seat(exchange, index, *block)))
             for index, (rank, cut) in enumerate(zip(self._ranks, cuts, strict=True))
         ]
 
@@ -236,13 +238,13 @@ def _share(
     audio: Tensor,
     how: CachedPass,
     cut: tuple[int, int],
-    seat: tuple[Exchange, int],
+    seat: Seat,
 ) -> Share:
     first, end = cut
     state = replace(
         rank.state,
-        video_self=SharedCache(rank.state.video_self, *seat),
-        video_cross=SharedCache(rank.state.video_cross, *seat),
+        video_self=SharedCache(rank.state.video_self, seat),
+        video_cross=SharedCache(rank.state.video_cross, seat),
     )
     return Share(
         video[:, first:end].to(rank.device),

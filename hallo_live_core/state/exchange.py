@@ -2,13 +2,13 @@
 
 For a transformer whose picture tokens are split over devices (`sampling.split`). Every rank holds
 the whole cache, so its attention is the plain one. A rank is a thread; they meet in `gather`, in
-the same order, because they run the same layers. On CUDA nobody waits on the host for the copy.
+the same order, because they run the same layers. The host waits for another rank's tensors to be
+made known, never for their contents.
 """
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,90 +27,87 @@ class RankStopped(HalloLiveError):  # noqa: N818 - an echo: the error is another
 
 
 class Part(NamedTuple):
-    """Keys and values [b, l, n, d] of a rank's tokens, the first of which is token `start`."""
+    """Keys and values [b, l, n, d] of consecutive tokens, the first of which is token `start`."""
 
     start: int
     keys: Tensor
     values: Tensor
     written: torch.cuda.Event | None = None
 
+    def put_into(self, whole: Part) -> None:
+        """Copy to where these tokens stand in `whole`, which may be on another device."""
+        first = self.start - whole.start
+        place = slice(first, first + self.keys.shape[1])
+        whole.keys[:, place].copy_(self.keys, non_blocking=True)
+        whole.values[:, place].copy_(self.values, non_blocking=True)
+
 
 class Exchange:
-    """Mailboxes between ranks, one for each pair and direction; for one pass of the network.
+    """Mailboxes between `num_ranks` ranks, one for each pair and direction; for one network pass.
 
-    devices: one per rank.
+    Whoever hands in tensors must not write to them again.
     """
 
-    def __init__(self, devices: tuple[torch.device, ...]) -> None:
-        self.devices = devices
-        ranks = range(len(devices))
+    def __init__(self, num_ranks: int) -> None:
         self._boxes = {
             (source, target): queue.SimpleQueue[Part | None]()
-            for source in ranks
-            for target in ranks
+            for source in range(num_ranks)
+            for target in range(num_ranks)
             if source != target
         }
 
-    def gather(self, rank: int, own: Part) -> Iterator[Part]:
-        """Hand `own` to the other ranks; yield the parts of all ranks in order, as they come.
-
-        Whoever hands in tensors must not write to them again. What is yielded is on the rank's
-        device, to be read by the stream that is current there.
+    def gather(self, rank: int, own: Part, whole: Part) -> None:
+        """Hand `own` to the other ranks, and fill `whole` with it and what they bring.
 
         Raises:
             RankStopped: another rank called `stop`.
         """
         sent = own._replace(written=_mark(own.keys))
-        for box in self._outgoing(rank):
-            box.put(sent)
-        for source in range(len(self.devices)):
-            yield own if source == rank else self._receive(source, rank)
+        for (source, _), box in self._boxes.items():
+            if source == rank:
+                box.put(sent)
+        own.put_into(whole)
+        for (_, target), box in self._boxes.items():
+            if target == rank:
+                _receive(box, whole)
 
     def stop(self, rank: int) -> None:
         """Rank number `rank` will send nothing more: whoever waits for it stops, too."""
-        for box in self._outgoing(rank):
-            box.put(None)
+        for (source, _), box in self._boxes.items():
+            if source == rank:
+                box.put(None)
 
-    def _outgoing(self, rank: int) -> list[queue.SimpleQueue[Part | None]]:
-        return [box for (source, _), box in self._boxes.items() if source == rank]
 
-    def _receive(self, source: int, target: int) -> Part:
-        part = self._boxes[source, target].get()
-        if part is None:
-            raise RankStopped
-        device = self.devices[target]
-        if part.written is None:
-            return part._replace(keys=part.keys.to(device), values=part.values.to(device))
-        stream = torch.cuda.Stream(part.keys.device)
-        with torch.cuda.stream(stream):
-            stream.wait_event(part.written)
-            return part._replace(
-                keys=_peer_copy(part.keys, device, stream),
-                values=_peer_copy(part.values, device, stream),
-            )
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A rank's place in an exchange, and the tokens of the block that all ranks fill together."""
+
+    exchange: Exchange
+    rank: int
+    first_token: int
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class SharedLayer:
-    """One layer's past on one rank: `inner` is filled with the parts of all ranks."""
+    """One layer's past on one rank; `inner` is handed the whole block."""
 
     inner: LayerCache
-    exchange: Exchange
-    rank: int
+    seat: Seat
 
     def extend(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `LayerCache`; `start`, `keys` and `values` are the rank's share of the block.
 
-        Rounds before sending, as a cache rounds when it is written.
+        Keys are rounded to the dtype of the values before they are sent, as a cache rounds them.
 
         Raises:
             RankStopped: another rank has failed.
         """
-        own = Part(start, keys.to(values.dtype), values)
-        seen = (keys, values)
-        for part in self.exchange.gather(self.rank, own):
-            seen = self.inner.extend(part.start, part.keys, part.values)
-        return seen
+        seat = self.seat
+        size = (values.shape[0], seat.num_tokens, *values.shape[2:])
+        whole = Part(seat.first_token, values.new_empty(size), values.new_empty(size))
+        seat.exchange.gather(seat.rank, Part(start, keys.to(values.dtype), values), whole)
+        return self.inner.extend(whole.start, whole.keys, whole.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +115,11 @@ class SharedCache:
     """A `SharedLayer` per layer."""
 
     inner: Cache
-    exchange: Exchange
-    rank: int
+    seat: Seat
 
     def layer(self, index: int) -> SharedLayer:
         """The past of one layer."""
-        return SharedLayer(self.inner.layer(index), self.exchange, self.rank)
+        return SharedLayer(self.inner.layer(index), self.seat)
 
     @property
     def nbytes(self) -> int:
@@ -140,11 +136,21 @@ def _mark(tensor: Tensor) -> torch.cuda.Event | None:
     return event
 
 
-def _peer_copy(tensor: Tensor, device: torch.device, stream: torch.cuda.Stream) -> Tensor:
-    """From GPU to GPU on `stream`, one of the source's own, so that the source works on meanwhile.
+def _receive(box: queue.SimpleQueue[Part | None], whole: Part) -> None:
+    """Wait for a part and put it into `whole`; from a GPU by a copy that its owner works beside.
 
-    Torch lets the copy wait for the target's current stream, and that one for the copy. The
-    source's memory is not used again before.
+    The copy has a stream at the source. Torch lets it wait for the target's current stream, which
+    waits for it; the source's memory is not used again before.
     """
-    tensor.record_stream(stream)
-    return tensor.to(device, non_blocking=True)
+    part = box.get()
+    if part is None:
+        raise RankStopped
+    if part.written is None:
+        part.put_into(whole)
+        return
+    stream = torch.cuda.Stream(part.keys.device)
+    with torch.cuda.stream(stream):
+        stream.wait_event(part.written)
+        part.keys.record_stream(stream)
+        part.values.record_stream(stream)
+        part.put_into(whole)

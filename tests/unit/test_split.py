@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hallo_live_core.config import ScheduleConfig
 from hallo_live_core.errors import RequestError, ShapeError
 from hallo_live_core.functional.blocks import ClipPlan
 from hallo_live_core.functional.schedule import NoiseSchedule
@@ -65,6 +66,20 @@ def test_ranks_that_share_the_picture_make_the_clip_of_one(ranks, latents, batch
     )
     assert_same(joined(list(stream_blocks(*split))), joined(list(stream_blocks(*plain))))
     assert not rank_threads()
+
+
+def test_a_cache_in_8_bits_loses_the_same_on_one_rank_and_on_two():
+    model, schedule = tiny_dit(dtype=WIDE), NoiseSchedule(ScheduleConfig(steps=(1000, 500)))
+    exact, noise = split_stream(model)[0]
+    text, plan = tiny_text(dtype=WIDE), exact.state.plan
+    shape = SessionShape(plan, 4, 6, fp8_cache=True)
+    expected = joined(list(stream_blocks(exact, noise)))
+    state = open_session(model, text, shape, schedule, dtype=WIDE)
+    alone = joined(list(stream_blocks(Denoiser(model, state, schedule), noise)))
+    network, state = SplitTransformer(model, DEVICES).open(text, shape, schedule, dtype=WIDE)
+    shared = joined(list(stream_blocks(Denoiser(network, state, schedule), noise)))
+    assert_same(shared, alone)
+    assert not torch.allclose(alone[0], expected[0], rtol=1e-9, atol=1e-9)
 
 
 def test_every_rank_ends_with_the_whole_cache():
@@ -153,20 +168,27 @@ def test_what_cannot_be_shared_is_refused_in_one_line():
     with pytest.raises(ShapeError, match="fewer video latents than ranks"):
         shares(1, 2)
     shape = SessionShape(ClipPlan(BLOCKS, 1), 4, 6)
-    schedule = NoiseSchedule(tiny_stream(model)[0].schedule.config)
+    schedule = NoiseSchedule()
     with pytest.raises(RequestError, match=r"2 latents, 3 devices"):
         SplitTransformer(model, [CPU] * 3).open(tiny_text(), shape, schedule, dtype=torch.float32)
 
 
-def test_parts_come_in_the_order_of_their_place_whoever_is_first():
-    exchange = Exchange(DEVICES)
-    parts = [Part(start, torch.full((1,), float(start)), torch.zeros(1)) for start in (0, 3)]
-    gathered = run_together(lambda rank: list(exchange.gather(rank, parts[rank])), 2)
-    assert [[part.start for part in seen] for seen in gathered] == [[0, 3], [0, 3]]
+def part(start, tokens, value):
+    return Part(start, torch.full((1, tokens, 1, 1), value), torch.full((1, tokens, 1, 1), -value))
+
+
+def test_every_rank_gets_every_part_at_its_place():
+    exchange = Exchange(3)
+    parts = [part(10, 2, 1.0), part(12, 1, 2.0), part(13, 1, 3.0)]
+    wholes = [part(10, 4, 0.0) for _ in parts]
+    run_together(lambda rank: exchange.gather(rank, parts[rank], wholes[rank]), 3)
+    for whole in wholes:
+        assert whole.keys.flatten().tolist() == [1.0, 1.0, 2.0, 3.0]
+        assert whole.values.flatten().tolist() == [-1.0, -1.0, -2.0, -3.0]
 
 
 def test_a_rank_that_waits_for_one_that_stopped_stops_too():
-    exchange = Exchange(DEVICES)
+    exchange = Exchange(2)
     exchange.stop(1)
     with pytest.raises(RankStopped, match="Another rank"):
-        list(exchange.gather(0, Part(0, torch.zeros(1), torch.zeros(1))))
+        exchange.gather(0, part(0, 1, 1.0), part(0, 2, 0.0))
