@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
@@ -18,7 +18,8 @@ class Request:
     the first latent of a clip is a single frame. lookahead counts audio latents of 32 ms that
     the picture may hear ahead of its block (0 in every published configuration). height and
     width are pixels. correlated_noise draws the initial noise of both streams from the same
-    seed, as the research code does (spec 02 §2).
+    seed, as the research code does (spec 02 §2). first_frame is the normalised latent
+    [1, 1, c, height / 16, width / 16] of a picture that the clip begins with (spec 02 §6).
     """
 
     prompt: str = ""
@@ -28,6 +29,7 @@ class Request:
     height: int = 512
     width: int = 992
     correlated_noise: bool = False
+    first_frame: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ..live.delivery import Delivery, FileSink, Sink
 from ..media.mp4 import Mp4Writer
 from ..prompts import file_stem
 from ..types import Request
+from .first_frame import add_image_option, encode_image, read_image
 from .live import add_live_option, messages, open_live
 from .loading import add_model_options, load_engine, parse_size, placement
 from .report import ProgressBar, Stopwatch, table
@@ -53,6 +54,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--size", type=parse_size, default=(defaults.height, defaults.width), metavar="HxW"
     )
+    add_image_option(parser)
     add_model_options(parser)
     parser.add_argument(
         "-o", "--output", type=Path, help=f"file.mp4 or folder; default: {DEFAULT_OUTPUT}"
@@ -64,6 +66,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make every clip that was asked for; one that fails does not stop the others."""
     requests = _requests(options)
+    picture = read_image(options)
     on = placement(options)
     clips = [
         Clip(request, _target(options, request), f"{number}/{len(requests)}", options.live)
@@ -72,6 +75,9 @@ def run(options: argparse.Namespace) -> int:
     possible = [clip for clip in clips if _succeeds(clip, lambda c: check_request(c.request))]
     if not possible:
         return EXIT_FAILED
+    if picture is not None:
+        latent = encode_image(options, picture, requests[0], on)
+        possible = [replace(c, request=replace(c.request, first_frame=latent)) for c in possible]
     engine = load_engine(options, on)
     made = 0
     with stop_on_signal() as stop:
@@ -141,6 +147,7 @@ def _settings(request: Request) -> str:
     return (
         f"seed={request.seed} seconds={request.seconds:g} lookahead={request.lookahead}"
         f" size={request.height}x{request.width}"
+        f"{'' if request.first_frame is None else ' first_frame=given'}"
     )
 
 

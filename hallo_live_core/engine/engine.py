@@ -28,6 +28,7 @@ from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
 from ..models.video_vae.latents import SPATIAL_COMPRESSION
 from ..sampling.denoiser import Denoiser, open_session
+from ..sampling.first_frame import pin_first_frame
 from ..sampling.sampler import PassDone, stream_passes
 from ..state.session import SessionShape, session_nbytes
 from ..types import (
@@ -251,6 +252,8 @@ class HalloLive:
         schedule = NoiseSchedule(self.settings.schedule)
         shape = self._session_shape(request, plan)
         state = open_session(model, text, shape, schedule, dtype=dtype)
+        if request.first_frame is not None:
+            pin_first_frame(model, state, shape, request.first_frame)
         clip = ClipShape(
             plan=plan,
             video=(model.config.video.in_channels, shape.height, shape.width),

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..functional.blocks import Block
+from ..functional.first_frame import start_with
 from ..functional.schedule import NoiseSchedule, clean_from_flow
 from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.fp8_cache import Fp8KVCache
 from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext
+from .first_frame import block_times, given_latent
 
 
 class Clean(NamedTuple):
@@ -68,11 +70,14 @@ class Denoiser:
         """Predict the clean block; with `gradient`, build a graph.
 
         video: noisy [b, f, c, h, w]; window: noisy audio of block and look-ahead [b, window, c];
-        both at `timestep`. The history of the sound is at the context timestep.
+        both at `timestep`. The history of the sound is at the context timestep. A given first
+        frame replaces the latent in its place, before and after (spec 02 §6).
         """
         past, context = block.first_audio, self.schedule.context
         times = ((context, past), (timestep, block.window))
-        video_times = ((timestep, block.num_video),)
+        given = given_latent(self.state, block)
+        video = start_with(given, video)
+        video_times = block_times(given, timestep, block.num_video)
         with torch.set_grad_enabled(gradient):
             audio = torch.cat([self._history(block, timestep), window], dim=1)
             call = self._call(block, video_times, times, gradient=gradient)
@@ -82,9 +87,8 @@ class Denoiser:
                 audio[:, :past], audio_flow[:, :past], self.schedule.sigma(context)
             )
             now = clean_from_flow(window, audio_flow[:, past:], sigma)
-            return Clean(
-                clean_from_flow(video, video_flow, sigma), torch.cat([history, now], dim=1)
-            )
+            picture = start_with(given, clean_from_flow(video, video_flow, sigma))
+            return Clean(picture, torch.cat([history, now], dim=1))
 
     def keep(self, block: Block, clean: Clean) -> None:
         """Make the block's sound part of the history that later blocks read."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
+from ..functional.first_frame import start_with
 from ..functional.solvers import EulerSolver, UniPCSolver, euler_table, unipc_table
 from ..models.dit import DualStreamDiT, TeacherPass
 from ..state.session import Text
@@ -74,7 +75,7 @@ def teacher_states(
     table = _TABLES[settings.solver](settings.num_steps, settings.shift)
     solve_video, solve_audio = (_SOLVERS[settings.solver](table) for _ in range(2))
     positive, negative = _embed(model, guidance)
-    state = TeacherState(0, _start_with(guidance.first_frame, video_noise), audio_noise)
+    state = TeacherState(0, start_with(guidance.first_frame, video_noise), audio_noise)
     for step, timestep in enumerate(table.timesteps):
         yield state
         video_flow, audio_flow = guided_flow(
@@ -83,7 +84,7 @@ def teacher_states(
         video = solve_video.step(step, state.video, video_flow)
         state = TeacherState(
             step + 1,
-            _start_with(guidance.first_frame, video),
+            start_with(guidance.first_frame, video),
             solve_audio.step(step, state.audio, audio_flow),
         )
     yield state
@@ -149,7 +150,3 @@ def _embed(model: DualStreamDiT, guidance: Guidance) -> tuple[Text, Text]:
         model.embed_text(guidance.positive, keys=False),
         model.embed_text(guidance.negative, keys=False),
     )
-
-
-def _start_with(first_frame: Tensor | None, video: Tensor) -> Tensor:
-    return video if first_frame is None else torch.cat([first_frame, video[:, 1:]], dim=1)

@@ -114,6 +114,7 @@ class SessionState:
     video_cross: made of video tokens for the audio's cross-attention, in the audio stream's heads.
     audio_history: [b, a, c], of which the latents of finished blocks are meaningful.
     history_gradient: for training; what a block lets through to the blocks before it.
+    first_frame: [b, 1, c, h, w], the clean latent that the clip begins with, if one is given.
     """
 
     plan: ClipPlan
@@ -127,6 +128,7 @@ class SessionState:
     window: int
     next_block: int = 0
     history_gradient: HistoryGradient = "detached"
+    first_frame: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
