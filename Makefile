@@ -19,7 +19,7 @@ CLIP := out/demo.mp4
 TRAINED := out/train-tiny
 export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
 
-.PHONY: help demo train-tiny test again slow golden check lint fix clean
+.PHONY: help demo train-tiny test again slow golden check lint fix release clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make golden  compare with the golden tensors under GOLDEN=$(GOLDEN)"
 	@echo "make check   formatting, lint, layers, types, tests: what CI runs"
 	@echo "make fix     let ruff format and mend"
+	@echo "make release TAG=v1.2.3   say whether this tag can be published"
 	@echo "make clean   remove what make made"
 
 demo: $(TINY)/.made
@@ -78,6 +79,9 @@ fix: $(VENV)/.deps
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 	@if $(BIOME) --version >/dev/null 2>&1; then $(BIOME) check --write; fi
+
+release:
+	@$(PYTHON) tools/check_release.py "$$TAG"
 
 clean:
 	rm -rf out $(TINY) build .pytest_cache .ruff_cache .import_linter_cache *.egg-info
