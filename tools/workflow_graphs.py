@@ -1,0 +1,197 @@
+"""The shipped workflows as graphs, before `build_workflows.py` gives them ComfyUI's two forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+HUGGING_FACE = "https://huggingface.co/"
+UMT5 = {
+    "name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    "url": HUGGING_FACE + "Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/"
+    "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    "directory": "text_encoders",
+}
+VIDEO_VAE = {
+    "name": "wan2.2_vae.safetensors",
+    "url": HUGGING_FACE + "Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files/"
+    "vae/wan2.2_vae.safetensors",
+    "directory": "vae",
+}
+AUDIO_VAE = {
+    "name": "v1-16.pth",
+    "url": HUGGING_FACE + "hkchengrex/MMAudio/resolve/main/ext_weights/v1-16.pth",
+    "directory": "vae",
+}
+VOCODER = {
+    "name": "best_netG.pt",
+    "url": HUGGING_FACE + "hkchengrex/MMAudio/resolve/main/ext_weights/best_netG.pt",
+    "directory": "vae",
+}
+TRANSFORMER = {
+    "name": "hallolive_dit.pt",
+    "url": HUGGING_FACE + "fudan-generative-ai/Hallo-Live",
+    "directory": "diffusion_models",
+}
+
+SYNC_FILES = HUGGING_FACE + "ByteDance/LatentSync-1.6"
+
+
+@dataclass
+class Node:
+    """One box. `inputs` holds values, or (node, output index) for a link."""
+
+    kind: str
+    position: tuple[int, int]
+    size: tuple[int, int]
+    inputs: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    models: list[dict[str, str]] = field(default_factory=list)
+    number: int = 0
+
+    def __getitem__(self, output: int) -> tuple[Node, int]:
+        return self, output
+
+
+@dataclass
+class Workflow:
+    """A named graph."""
+
+    name: str
+    nodes: list[Node]
+    note: str
+
+    def __post_init__(self) -> None:
+        for number, node in enumerate(self.nodes, start=1):
+            node.number = number
+
+
+def _loaders() -> tuple[Node, Node, Node, Node]:
+    model = Node(
+        "HalloLiveModelLoader",
+        (0, 0),
+        (380, 130),
+        {"model_name": TRANSFORMER["name"]},
+        models=[TRANSFORMER],
+    )
+    clip = Node(
+        "CLIPLoader",
+        (0, 180),
+        (380, 110),
+        {"clip_name": UMT5["name"], "type": "wan"},
+        models=[UMT5],
+    )
+    vae = Node(
+        "HalloLiveVAELoader",
+        (0, 340),
+        (380, 150),
+        {
+            "video_vae": VIDEO_VAE["name"],
+            "audio_vae": AUDIO_VAE["name"],
+            "vocoder": VOCODER["name"],
+        },
+        models=[VIDEO_VAE, AUDIO_VAE, VOCODER],
+    )
+    text = Node("HalloLiveTextEncode", (430, 0), (420, 560), {"clip": clip[0]})
+    return model, clip, vae, text
+
+
+def streaming() -> Workflow:
+    """Everything in one node, which shows the clip while it is made."""
+    model, clip, vae, text = _loaders()
+    sampler = Node(
+        "HalloLiveStreamSampler",
+        (900, 0),
+        (480, 700),
+        {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42},
+    )
+    save = Node(
+        "SaveVideo",
+        (1430, 0),
+        (420, 420),
+        {"video": sampler[0], "filename_prefix": "video/hallo-live"},
+    )
+    what = (
+        "A sentence becomes a talking avatar. Picture and sound of each second are made together, "
+        "decoded and played in the sampler while the next second is being made. Finish ends the "
+        "clip early and keeps it; the finished clip goes to output/video."
+    )
+    return Workflow("Streaming avatar", [model, clip, vae, text, sampler, save], what)
+
+
+def two_steps() -> Workflow:
+    """Latents first, then decoding, for those who want to do something in between."""
+    model, clip, vae, text = _loaders()
+    sampler = Node(
+        "HalloLiveSampler",
+        (900, 0),
+        (400, 320),
+        {"model": model[0], "positive": text[0], "seed": 42},
+    )
+    decode = Node(
+        "HalloLiveDecode",
+        (1350, 0),
+        (320, 110),
+        {"vae": vae[0], "video_latent": sampler[0], "audio_latent": sampler[1]},
+    )
+    create = Node(
+        "CreateVideo",
+        (1350, 170),
+        (320, 100),
+        {"images": decode[0], "audio": decode[1], "fps": 24.0},
+    )
+    save = Node(
+        "SaveVideo",
+        (1720, 0),
+        (420, 420),
+        {"video": create[0], "filename_prefix": "video/hallo-live"},
+    )
+    what = (
+        "The same clip in two steps: latents first, pictures and sound after that, as ordinary "
+        "IMAGE and AUDIO for any other node. The video latent also fits VAE Decode with the Wan2.2 "
+        "VAE. All pictures are held in memory: 6 MB per frame at 992 x 512."
+    )
+    nodes = [model, clip, vae, text, sampler, decode, create, save]
+    return Workflow("Two steps with separate decode", nodes, what)
+
+
+def best_of_four() -> Workflow:
+    """Four seeds of one prompt; the judges choose."""
+    model, clip, vae, text = _loaders()
+    judges = Node("HalloLiveJudgeLoader", (0, 540), (380, 130))
+    best = Node(
+        "HalloLiveBestOf",
+        (900, 0),
+        (420, 620),
+        {
+            "model": model[0],
+            "positive": text[0],
+            "vae": vae[0],
+            "judges": judges[0],
+            "prompt": text[1],
+            "takes": 4,
+            "seed": 42,
+        },
+    )
+    save = Node(
+        "SaveVideo",
+        (1370, 0),
+        (420, 420),
+        {"video": best[0], "filename_prefix": "video/hallo-live-best"},
+    )
+    table = Node("PreviewAny", (1370, 470), (700, 220), {"source": best[3]}, title="Table")
+    pictures = Node("PreviewImage", (1370, 740), (420, 260), {"images": best[4]}, title="All takes")
+    what = (
+        "Four takes of one prompt, with the seeds 42 to 45; those that fail in their first second "
+        "are given up there. The judges choose: switch on lip sync, sound and picture in the judge "
+        "loader. The best take goes to output/video, the table says why. Each judge needs its own "
+        "files in models/judges: for lip sync `sfd_face.pth` and `syncnet_v2.model` from "
+        f"[LatentSync]({SYNC_FILES}), folder auxiliary."
+    )
+    nodes = [model, clip, vae, text, best, save, judges, table, pictures]
+    return Workflow("Best of four", nodes, what)
+
+
+def workflows() -> list[Workflow]:
+    """All of them."""
+    return [streaming(), two_steps(), best_of_four()]
