@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import BlockSizes
 from ..errors import RequestError
+from .window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """A clip as blocks that all have the same size."""
+    """A clip as blocks that all have the same size; `window` bounds what it remembers of them."""
 
     sizes: BlockSizes
     num_blocks: int
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         sizes = self.sizes
@@ -107,6 +109,28 @@ class ClipPlan:
             lookahead=sizes.lookahead,
             is_last=index == self.num_blocks - 1,
         )
+
+    @property
+    def slides(self) -> bool:
+        """Whether blocks are forgotten before the clip ends."""
+        return self.window is not None and self.num_blocks > self.window.blocks
+
+    @property
+    def remembered(self) -> ClipPlan:
+        """The longest clip that is remembered at a time: what memory and positions are needed for.
+
+        It is the clip itself unless that `slides`.
+        """
+        if self.window is None or not self.slides:
+            return self
+        return replace(self, num_blocks=self.window.blocks)
+
+    def place(self, block: Block) -> Block:
+        """A block where it stands among what is remembered; its index stays."""
+        if self.window is None or not self.slides:
+            return block
+        place = self.block(self.window.place(block.index))
+        return replace(place, index=block.index, is_last=block.is_last)
 
     def num_passes(self, steps: int) -> int:
         """Network calls of the clip: `steps` per block, a context pass after all but the last."""

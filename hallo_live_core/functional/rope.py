@@ -78,6 +78,16 @@ def audio_angles(latents: int, head_dim: int, scale: float) -> Tensor:
     return torch.cat([turning, still], dim=-1)
 
 
+def earlier_in_time(head_dim: int, latents: int, dtype: torch.dtype) -> Tensor:
+    """What turns a rotated video key into that of the same token `latents` earlier.
+
+    Returns [1, head_dim / 2, 2] for `rotate`, at least float32, on the CPU; rows and columns stay.
+    """
+    back = -rotary_angles(latents + 1, axis_widths(head_dim)[0])[-1:]
+    still = torch.zeros(1, head_dim // 2 - back.shape[-1], dtype=torch.float64)
+    return cos_sin(torch.cat([back, still], dim=-1)).to(at_least_float32(dtype))
+
+
 def cos_sin(angles: Tensor) -> Tensor:
     """[..., k] angles to [..., k, 2] pairs (cos, sin), in the dtype of the angles."""
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
@@ -118,8 +128,8 @@ def rotary_tables(
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn interleaved pairs (x0, x1), (x2, x3), ... of every head.
 
-    x: [b, l, n, d]; table: [l, d/2, 2]. Returns [b, l, n, d] in float32, or in float64 when x is:
-    the caller rounds, so that a cache can be written in the same kernel.
+    x: [b, l, n, d]; table: [l, d/2, 2], or [1, d/2, 2] for all. Returns [b, l, n, d] in float32, or
+    in float64 when x is: the caller rounds, so that a cache can be written in the same kernel.
     """
     dtype = at_least_float32(x.dtype)
     pairs = torch.view_as_complex(x.to(dtype).reshape(*x.shape[:-1], -1, 2))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
-from ..functional.blocks import Block
+from ..config import TransformerConfig
+from ..errors import RequestError, ShapeError
+from ..functional.blocks import Block, ClipPlan
 from ..functional.first_frame import start_with
+from ..functional.rope import earlier_in_time
 from ..functional.schedule import NoiseSchedule, clean_from_flow
 from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.fp8_cache import Fp8KVCache
-from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache
+from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache, Slide
 from ..state.session import SessionShape, SessionState, TimeRuns
 from ..types import TextContext
 from .first_frame import block_times, given_latent
@@ -73,6 +76,7 @@ class Denoiser:
         both at `timestep`. The history of the sound is at the context timestep. A given first
         frame replaces the latent in its place, before and after (spec 02 §6).
         """
+        block = self.state.plan.place(block)
         past, context = block.first_audio, self.schedule.context
         times = ((context, past), (timestep, block.window))
         given = given_latent(self.state, block)
@@ -92,7 +96,8 @@ class Denoiser:
 
     def keep(self, block: Block, clean: Clean) -> None:
         """Make the block's sound part of the history that later blocks read."""
-        own, history = slice(block.first_audio, block.end_audio), self.state.audio_history
+        place, history = self.state.plan.place(block), self.state.audio_history
+        own = slice(place.first_audio, place.end_audio)
         if self.state.history_gradient == "straight_through":
             parts = (history[:, : own.start], clean.audio[:, own], history[:, own.stop :])
             with torch.enable_grad():
@@ -106,7 +111,7 @@ class Denoiser:
 
         It is fed what the last step predicted, the sound's history included (spec 02 §3, item 6).
         """
-        context = self.schedule.context
+        context, block = self.schedule.context, self.state.plan.place(block)
         self.model.settle(
             clean.video,
             clean.audio,
@@ -158,10 +163,12 @@ def open_session(
 
     Raises:
         ShapeError: latent size or prompt do not fit.
-        PositionError: the clip is longer than the rotary tables.
+        PositionError: the clip, or its window, is longer than the rotary tables.
+        RequestError: the clip's window is longer than what attention can see.
     """
-    config, plan = model.config, shape.plan
+    config, plan = model.config, shape.plan.remembered
     tokens = shape.tokens_per_latent(config)
+    check_window(shape.plan, tokens, window)
     if text.video.shape[0] != shape.batch:
         raise ShapeError(
             "The prompt and the clip have different batch sizes",
@@ -183,7 +190,7 @@ def open_session(
         for stream in (config.video, config.audio)
     ]
     return SessionState(
-        plan=plan,
+        plan=shape.plan,
         text=text if gradient else model.embed_text(text),
         video_times=video_times,
         audio_times=audio_times,
@@ -195,7 +202,34 @@ def open_session(
         ),
         window=window,
         history_gradient=history_gradient,
+        slide=_slide(config, shape.plan, tokens, place),
     )
+
+
+def check_window(plan: ClipPlan, tokens_per_latent: int, attention_window: int) -> None:
+    """Attention that sees the newest tokens only must not lose the first blocks of a window.
+
+    Raises:
+        RequestError: the window is longer.
+    """
+    most = attention_window // (plan.sizes.video_latents * tokens_per_latent)
+    if plan.slides and plan.remembered.num_blocks > most:
+        raise RequestError(
+            "The window is longer than what attention can see at this size",
+            found=f"{plan.remembered.num_blocks} blocks",
+            fix=f"remember at most {most} blocks, or make the picture smaller",
+        )
+
+
+def _slide(
+    config: TransformerConfig, plan: ClipPlan, tokens: int, place: Mapping[str, Any]
+) -> Slide | None:
+    """How the caches of a clip make room; None where all of it fits."""
+    if plan.window is None or not plan.slides:
+        return None
+    step = plan.sizes.video_latents
+    turn = earlier_in_time(config.video.head_dim, step, place["dtype"]).to(place["device"])
+    return Slide(plan.window.sink * step * tokens, step * tokens, turn)
 
 
 def _as_tensor(runs: TimeRuns, like: Tensor) -> Tensor:

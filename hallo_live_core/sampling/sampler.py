@@ -38,7 +38,10 @@ def stream_passes(
 
     exits: for training, the last step that each block of the clip makes; by default all are made.
     """
-    for block in denoiser.state.plan.blocks[denoiser.state.next_block :]:
+    plan = denoiser.state.plan
+    for index in range(denoiser.state.next_block, plan.num_blocks):
+        block = plan.block(index)
+        place = plan.place(block)
         last_step = None if exits is None else exits[block.index]
         clean = yield from denoise_block(denoiser, block, noise, last_step=last_step)
         denoiser.keep(block, clean)
@@ -47,14 +50,14 @@ def stream_passes(
             first_video_latent=block.first_video,
             first_audio_latent=block.first_audio,
             video=clean.video,
-            audio=clean.audio[:, block.first_audio : block.end_audio],
-            audio_ahead=clean.audio[:, block.end_audio :],
+            audio=clean.audio[:, place.first_audio : place.end_audio],
+            audio_ahead=clean.audio[:, place.end_audio :],
             is_last=block.is_last,
         )
         if not block.is_last:
             denoiser.settle(block, clean)
             yield PassDone(block.index)
-        denoiser.state.next_block = block.index + 1
+        denoiser.state.advance()
 
 
 def denoise_block(
@@ -69,13 +72,14 @@ def denoise_block(
     schedule, steps = denoiser.schedule, denoiser.schedule.steps
     last = len(steps) - 1 if last_step is None else last_step
     video, audio = noise.initial_video(block), audio_window(noise, denoiser.state.plan, block)
+    past = denoiser.state.plan.place(block).first_audio
     for step in range(last):
         clean = denoiser.clean(block, video, audio, steps[step])
         yield PassDone(block.index)
         sigma = schedule.sigma(steps[step + 1])
         fresh_video, fresh_audio = noise.fresh(block, step)
         video = add_noise(clean.video, fresh_video, sigma)
-        audio = add_noise(clean.audio[:, block.first_audio :], fresh_audio, sigma)
+        audio = add_noise(clean.audio[:, past:], fresh_audio, sigma)
     clean = denoiser.clean(block, video, audio, steps[last], gradient=denoiser.gradient)
     yield PassDone(block.index)
     return clean

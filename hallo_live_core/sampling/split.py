@@ -122,6 +122,8 @@ class SplitSession:
         how: CachedPass,
         work: Callable[[DualStreamDiT, Share], Answer],
     ) -> list[Answer]:
+        for rank in self._ranks[1:]:
+            rank.state.follow(how.state)
         exchange = Exchange(len(self._ranks))
         cuts = shares(video.shape[1], len(self._ranks))
         tokens = how.state.rotary.tokens_per_latent

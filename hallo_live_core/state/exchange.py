@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HalloLiveError
-from .kv_cache import Cache, LayerCache
+from .kv_cache import Cache, LayerCache, Slide
 
 
 class RankStopped(HalloLiveError):  # noqa: N818 - an echo: the error is another rank's
@@ -120,6 +120,10 @@ class SharedCache:
     def layer(self, index: int) -> SharedLayer:
         """The past of one layer."""
         return SharedLayer(self.inner.layer(index), self.seat)
+
+    def slide(self, slide: Slide) -> None:
+        """See `Cache`; a rank's own, whole cache moves up."""
+        self.inner.slide(slide)
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kv_cache import ATTENTION_WINDOW, check_capacity
+from .kv_cache import ATTENTION_WINDOW, Slide, check_capacity
 
 FORMAT = torch.float8_e4m3fn
 """Of the two 8-bit formats the finer one; the scales make up for its range."""
@@ -47,6 +47,11 @@ class Scaled:
         largest = wide.abs().amax(dim=-1, keepdim=True).clamp_min_(SMALLEST)
         self.scale.copy_(largest / torch.finfo(FORMAT).max)
         self.values.copy_(wide / self.scale)
+
+    def copy_(self, other: Scaled) -> None:
+        """Take over another's values and scales as they are."""
+        self.values.copy_(other.values)
+        self.scale.copy_(other.scale)
 
     def read_into(self, out: Tensor) -> None:
         """Write the values, in the dtype of `out`."""
@@ -110,6 +115,17 @@ class Fp8KVCache:
     def layer(self, index: int) -> Fp8Layer:
         """The past of one layer."""
         return Fp8Layer((self.stored[0][index], self.stored[1][index]), self.wide, self.window)
+
+    def slide(self, slide: Slide) -> None:
+        """See `Cache`. Keys are rounded to 8 bits again at every move, values stay as they are."""
+        stored_keys, stored_values = self.stored
+        wide = self.wide[0][:, : slide.step]
+        for layer in range(len(stored_keys.values)):
+            keys, values = stored_keys[layer], stored_values[layer]
+            for here, after in slide.moves(keys.values.shape[1]):
+                keys[:, after].read_into(wide)
+                keys[:, here].write(slide.earlier(wide))
+                values[:, here].copy_(values[:, after])
 
     @property
     def nbytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PositionError
+from ..functional.rope import rotate
 
 ATTENTION_WINDOW = 32_760
 """Newest tokens that one cached attention can see; older tokens fall out of sight (spec 02 §4)."""
@@ -21,6 +22,29 @@ HistoryGradient = Literal["detached", "straight_through"]
 detached: nothing, the past is constant. straight_through: values of the clean past, gradient into
 the keys and values of the pass that made its output; what the published weights were trained with.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """How a full cache makes room for a block: what lies behind the sink moves up by one block.
+
+    sink, step: tokens of what stays, and of a block. turn: [1, d/2, 2], what makes a key one block
+    earlier (`functional.rope.earlier_in_time`).
+    """
+
+    sink: int
+    step: int
+    turn: Tensor
+
+    def moves(self, capacity: int) -> Iterator[tuple[slice, slice]]:
+        """(to, from) of every block that moves in a buffer of `capacity` tokens, in order."""
+        for start in range(self.sink, capacity - self.step, self.step):
+            after = start + self.step
+            yield slice(start, after), slice(after, after + self.step)
+
+    def earlier(self, keys: Tensor) -> Tensor:
+        """Keys [b, l, n, d] as they are one place earlier, not yet rounded."""
+        return rotate(keys, self.turn)
 
 
 class LayerCache(Protocol):
@@ -82,6 +106,16 @@ class KVCache:
         """The past of one layer."""
         return BufferedLayer(self.keys[index], self.values[index], self.window)
 
+    def slide(self, slide: Slide) -> None:
+        """Move up in place, so that memory and addresses stay; keys are rounded once more.
+
+        A block moves at most `places - sink - 1` times before it is forgotten, so nothing adds up.
+        """
+        for keys, values in zip(self.keys, self.values, strict=True):
+            for here, after in slide.moves(self.keys.shape[2]):
+                keys[:, here].copy_(slide.earlier(keys[:, after]))
+                values[:, here].copy_(values[:, after])
+
     @property
     def nbytes(self) -> int:
         """Bytes of both buffers."""
@@ -120,6 +154,10 @@ class ConcatLayer:
             torch.cat([v for _, v in seen], dim=1)[:, -self.window :],
         )
 
+    def slide(self, slide: Slide) -> None:
+        """Move up; new tensors, through which gradients go."""
+        self.blocks, self.exits = _slid(self.blocks, slide), _slid(self.exits, slide)
+
     def _settled(self, start: int) -> tuple[Tensor, Tensor]:
         keys, values = self.blocks[start]
         if start not in self.exits or not torch.is_grad_enabled():
@@ -143,6 +181,11 @@ class ConcatCache:
         """The past of one layer."""
         return self.layers[index]
 
+    def slide(self, slide: Slide) -> None:
+        """See `Cache`."""
+        for layer in self.layers:
+            layer.slide(slide)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all kept blocks."""
@@ -159,6 +202,10 @@ class Cache(Protocol):
 
     def layer(self, index: int, /) -> LayerCache:
         """The past of one layer."""
+        ...
+
+    def slide(self, slide: Slide, /) -> None:
+        """Forget the oldest block behind the sink and free the last place."""
         ...
 
     @property
@@ -179,6 +226,19 @@ def check_capacity(start: int, end: int, capacity: int) -> None:
             found=f"tokens {start} to {end}, capacity {capacity}",
             fix="open the session for a longer clip",
         )
+
+
+def _slid(
+    blocks: dict[int, tuple[Tensor, Tensor]], slide: Slide
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Blocks by first token, one place earlier, the sink excepted."""
+    stay = {start: pair for start, pair in blocks.items() if start < slide.sink}
+    moved = {
+        start - slide.step: (slide.earlier(keys).to(keys.dtype), values)
+        for start, (keys, values) in blocks.items()
+        if start >= slide.sink + slide.step
+    }
+    return stay | moved
 
 
 def _straight_through(value: Tensor, carrier: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..functional.blocks import ClipPlan
 from ..functional.rope import RotaryTables
 from ..types import TextContext
 from .fp8_cache import fp8_cache_nbytes
-from .kv_cache import Cache, HistoryGradient
+from .kv_cache import Cache, HistoryGradient, Slide
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, [b, l, n, d] each."""
@@ -113,6 +113,7 @@ class SessionState:
     video_self: keys and values of the video's self-attention, in the video stream's heads.
     video_cross: made of video tokens for the audio's cross-attention, in the audio stream's heads.
     audio_history: [b, a, c], of which the latents of finished blocks are meaningful.
+    slide: how a full window makes room (`functional.window`); None if the clip never needs it.
     history_gradient: for training; what a block lets through to the blocks before it.
     first_frame: [b, 1, c, h, w], the clean latent that the clip begins with, if one is given.
     """
@@ -129,6 +130,32 @@ class SessionState:
     next_block: int = 0
     history_gradient: HistoryGradient = "detached"
     first_frame: Tensor | None = None
+    slide: Slide | None = None
+
+    def advance(self) -> None:
+        """The block in work is done and remembered: go on, and make room if the window is full."""
+        self.next_block += 1
+        window = self.plan.window
+        if self.slide is None or window is None:
+            return
+        if window.blocks <= self.next_block < self.plan.num_blocks:
+            self.video_self.slide(self.slide)
+            self.video_cross.slide(self.slide)
+            self._slide_sound(window.sink * self.plan.sizes.audio_latents)
+
+    def follow(self, other: SessionState) -> None:
+        """Stand where another session of the same clip stands, as its copy on another device."""
+        while self.next_block < other.next_block:
+            self.advance()
+        self.next_block = other.next_block
+
+    def _slide_sound(self, sink: int) -> None:
+        step, history = self.plan.sizes.audio_latents, self.audio_history
+        moved = torch.cat([history[:, :sink], history[:, sink + step :], history[:, -step:]], dim=1)
+        if self.history_gradient == "straight_through":
+            self.audio_history = moved
+        else:
+            history.copy_(moved)
 
     @property
     def nbytes(self) -> int:
@@ -136,6 +163,7 @@ class SessionState:
         times = (self.video_times.rows, self.audio_times.rows)
         parts = (*times, self.rotary, self.video_self, self.video_cross, self.audio_history)
         text = self.text.nbytes if isinstance(self.text, TextCache) else 0
+        text += 0 if self.slide is None else self.slide.turn.nbytes
         return text + sum(part.nbytes for part in parts)
 
 
@@ -175,7 +203,7 @@ class SessionShape:
 
 def cache_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.dtype) -> int:
     """Bytes of both key-value caches of a session."""
-    tokens = shape.plan.video_latents * shape.tokens_per_latent(config)
+    tokens = shape.plan.remembered.video_latents * shape.tokens_per_latent(config)
     total = 0
     for stream in (config.video, config.audio):
         size = (config.num_layers, shape.batch, tokens, stream.num_heads, stream.head_dim)
@@ -189,14 +217,15 @@ def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.
 
     Activations and weights are not included.
     """
-    tokens = shape.plan.video_latents * shape.tokens_per_latent(config)
-    values = shape.batch * shape.plan.audio_latents * config.audio.in_channels
+    plan = shape.plan.remembered
+    tokens = plan.video_latents * shape.tokens_per_latent(config)
+    values = shape.batch * plan.audio_latents * config.audio.in_channels
     for stream in (config.video, config.audio):
         text = (1 + 2 * config.num_layers) * shape.batch * stream.text_len * stream.dim
         times = 7 * shape.num_timesteps * stream.dim
         values += text + times
     rotary = torch.promote_types(dtype, torch.float32).itemsize * config.video.head_dim
-    tables = values * dtype.itemsize + rotary * (tokens + shape.plan.audio_horizon)
+    tables = values * dtype.itemsize + rotary * (tokens + plan.audio_horizon + shape.plan.slides)
     return cache_nbytes(config, shape, dtype) + tables
 
 

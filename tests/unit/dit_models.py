@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from hallo_live_core.config import BlockSizes, ScheduleConfig, StreamConfig, TransformerConfig
@@ -59,7 +61,7 @@ def tiny_latents(
 def tiny_stream(
     model: DualStreamDiT,
     *,
-    blocks: int = 2,
+    blocks: int | ClipPlan = 2,
     lookahead: int = 0,
     text: TextContext | None = None,
     seed: int = 5,
@@ -67,9 +69,10 @@ def tiny_stream(
     steps: tuple[int, ...] = (1000, 500),
     gradient: bool = False,
 ) -> tuple[Denoiser, SeededNoise]:
-    """A session and its noise, ready for `stream_blocks`."""
+    """A session and its noise, ready for `stream_blocks`; blocks: how many, or a whole plan."""
     text = text or tiny_text(dtype=dtype)
-    plan = ClipPlan(BlockSizes(BLOCKS.video_latents, BLOCKS.audio_latents, lookahead), blocks)
+    sizes = replace(BLOCKS, lookahead=lookahead)
+    plan = blocks if isinstance(blocks, ClipPlan) else ClipPlan(sizes, blocks)
     schedule = NoiseSchedule(ScheduleConfig(steps=steps))
     shape = SessionShape(plan, 4, 6, batch=text.video.shape[0])
     state = open_session(model, text, shape, schedule, dtype=dtype, gradient=gradient)
