@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,9 @@ from .errors import RequestError
 class Placement:
     """Devices and dtypes of the parts. Decoders on another device run beside the transformer.
 
-    The audio decoder and the un-normalisation of video latents always compute in float32
-    (spec 03 §7, 04 §8).
+    sharers: more devices with a copy of the transformer, which share the picture's tokens with the
+    first (`sampling.split`). The audio decoder and the un-normalisation of video latents always
+    compute in float32 (spec 03 §7, 04 §8).
     """
 
     transformer: torch.device
@@ -22,6 +24,7 @@ class Placement:
     text_encoder: torch.device
     dtype: torch.dtype = torch.bfloat16
     decoder_dtype: torch.dtype = torch.bfloat16
+    sharers: tuple[torch.device, ...] = ()
 
     @classmethod
     def on(
@@ -43,6 +46,22 @@ class Placement:
             dtype=dtype or default_dtype(main),
             decoder_dtype=default_dtype(other),
         )
+
+    def shared_with(self, others: Sequence[str | torch.device]) -> Placement:
+        """The same placement with the transformer on more devices, which share its work.
+
+        Raises:
+            RequestError: none, one that does not exist, or one twice.
+        """
+        sharers = tuple(parse_device(other) for other in others)
+        ranks = (self.transformer, *sharers)
+        if not sharers or len(set(ranks)) < len(ranks):
+            raise RequestError(
+                "To split the transformer takes two or more different devices",
+                found=", ".join(map(str, ranks)),
+                fix="name them all, such as cuda:0,cuda:1",
+            )
+        return replace(self, sharers=sharers)
 
     @property
     def decodes_beside(self) -> bool:

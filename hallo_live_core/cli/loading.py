@@ -9,6 +9,10 @@ from pathlib import Path
 
 from ..devices import Placement
 from ..engine import DECODERS, HalloLive
+from ..errors import RequestError
+
+SPLITS = ("off", "sequence")
+"""How several devices share the transformer."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +21,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", choices=DECODERS, default=DECODERS[0], help="video decoder")
     parser.add_argument(
         "--device", default="auto", help="of the transformer: auto, cpu, cuda:0 ..."
+    )
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default=SPLITS[0],
+        help="sequence: the devices of --device cuda:0,cuda:1 share the picture's tokens",
     )
     parser.add_argument("--decode-device", help="of both decoders; default: as --device")
     parser.add_argument("--text-device", help="of the text encoder; default: as --device")
@@ -42,11 +52,17 @@ def placement(options: argparse.Namespace) -> Placement:
     """Which part goes where.
 
     Raises:
-        RequestError: a device does not exist.
+        RequestError: a device does not exist, or devices and split do not fit.
     """
-    return Placement.on(
-        options.device, decoder=options.decode_device, text_encoder=options.text_device
-    )
+    first, *others = options.device.split(",")
+    if others and options.split == SPLITS[0]:
+        raise RequestError(
+            "Several devices, and nothing that shares work between them",
+            found=f"--device {options.device}",
+            fix=f"add --split {SPLITS[1]}, or name one device",
+        )
+    on = Placement.on(first, decoder=options.decode_device, text_encoder=options.text_device)
+    return on if options.split == SPLITS[0] else on.shared_with(others)
 
 
 def load_engine(options: argparse.Namespace, on: Placement) -> HalloLive:

@@ -27,9 +27,10 @@ from ..models.dit import DualStreamDiT
 from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
 from ..models.video_vae.latents import SPATIAL_COMPRESSION
-from ..sampling.denoiser import Denoiser, open_session
+from ..sampling.denoiser import Denoiser
 from ..sampling.first_frame import pin_first_frame
 from ..sampling.sampler import PassDone, stream_passes
+from ..sampling.split import SplitTransformer, leader, open_network
 from ..state.session import SessionShape, session_nbytes
 from ..types import (
     CancelCheck,
@@ -61,7 +62,7 @@ class HalloLive:
     def __init__(
         self,
         *,
-        transformer: DualStreamDiT | None = None,
+        transformer: DualStreamDiT | SplitTransformer | None = None,
         video_decoder: VideoDecoder | None = None,
         audio_decoder: AudioDecoder | None = None,
         text_encoder: TextEncoder | None = None,
@@ -251,9 +252,9 @@ class HalloLive:
         text = TextContext(text.video.to(device, dtype), text.audio.to(device, dtype))
         schedule = NoiseSchedule(self.settings.schedule)
         shape = self._session_shape(request, plan)
-        state = open_session(model, text, shape, schedule, dtype=dtype)
+        network, state = open_network(model, text, shape, schedule, dtype=dtype)
         if request.first_frame is not None:
-            pin_first_frame(model, state, shape, request.first_frame)
+            pin_first_frame(leader(model), state, shape, request.first_frame)
         clip = ClipShape(
             plan=plan,
             video=(model.config.video.in_channels, shape.height, shape.width),
@@ -261,7 +262,7 @@ class HalloLive:
         )
         source = CorrelatedNoise if request.correlated_noise else SeededNoise
         noise = source(clip, request.seed, device=device, dtype=dtype)
-        return stream_passes(Denoiser(model, state, schedule), noise)
+        return stream_passes(Denoiser(network, state, schedule), noise)
 
     def _chunk_decoder(self) -> ChunkDecoder:
         video = _need(self._video_decoder, "video decoder")
@@ -278,19 +279,16 @@ class HalloLive:
         run: Run,
         on_block: Callable[[LatentBlock], None] | None,
     ) -> Iterator[MediaChunk]:
-        device = self.placement.decoder
-
-        def decode(block: LatentBlock) -> Iterator[MediaChunk]:
-            return decoder.decode(_moved(block, device))
-
-        with BackgroundWorker(decode) as worker:
+        with BackgroundWorker(decoder.decode) as worker:
             for event in events:
                 if isinstance(event, PassDone):
                     run.step("denoise", event.block)
                 else:
                     if on_block is not None:
                         on_block(event)
-                    while not worker.offer(event):
+                    # Here, not in the worker, whose copy would queue behind the passes that follow.
+                    block = _moved(event, self.placement.decoder)
+                    while not worker.offer(block):
                         yield from run.decoded(worker.ready())
                 yield from run.decoded(worker.ready())
             yield from run.decoded(worker.finish())

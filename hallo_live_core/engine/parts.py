@@ -21,6 +21,7 @@ from ..models.dit import DualStreamDiT
 from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
 from ..models.video_vae.layers import use_channels_last
+from ..sampling.split import SplitTransformer
 
 DECODERS = ("wan", "taehv")
 """Video decoders by name: the published VAE first, then the fast and light one."""
@@ -30,7 +31,7 @@ DECODERS = ("wan", "taehv")
 class Parts:
     """Networks on their devices."""
 
-    transformer: DualStreamDiT
+    transformer: DualStreamDiT | SplitTransformer
     video_decoder: VideoDecoder
     audio_decoder: AudioDecoder
     text_encoder: TextEncoder
@@ -58,14 +59,16 @@ def load_parts(
     )
     if placement.decoder.type == "cuda":
         use_channels_last(video_decoder)
+    transformer = load_transformer(
+        files["transformer"],
+        dtype=placement.dtype,
+        device=placement.transformer,
+        ema=ema,
+        loras=loras,
+    )
+    ranks = (placement.transformer, *placement.sharers)
     return Parts(
-        transformer=load_transformer(
-            files["transformer"],
-            dtype=placement.dtype,
-            device=placement.transformer,
-            ema=ema,
-            loras=loras,
-        ),
+        transformer=SplitTransformer(transformer, ranks) if placement.sharers else transformer,
         video_decoder=video_decoder,
         audio_decoder=load_audio_decoder(
             files["audio_vae"], files["vocoder"], device=placement.decoder

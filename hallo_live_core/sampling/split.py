@@ -83,6 +83,25 @@ class SplitTransformer:
         return SplitSession(ranks), ranks[0].state
 
 
+def open_network(
+    model: DualStreamDiT | SplitTransformer,
+    text: TextContext,
+    shape: SessionShape,
+    schedule: NoiseSchedule,
+    *,
+    dtype: torch.dtype,
+) -> tuple[Network, SessionState]:
+    """What a `Denoiser` runs, and its session: see `open_session` and `SplitTransformer.open`."""
+    if isinstance(model, SplitTransformer):
+        return model.open(text, shape, schedule, dtype=dtype)
+    return model, open_session(model, text, shape, schedule, dtype=dtype)
+
+
+def leader(model: DualStreamDiT | SplitTransformer) -> DualStreamDiT:
+    """The network, or its copy on the first device."""
+    return model.models[0] if isinstance(model, SplitTransformer) else model
+
+
 @dataclass(frozen=True, slots=True)
 class Rank:
     """A copy of the network, what it remembers, and where both are."""
@@ -90,6 +109,17 @@ class Rank:
     model: DualStreamDiT
     state: SessionState
     device: torch.device
+
+    def follow(self, first: SessionState) -> None:
+        """Stand where the first rank's session stands, which is the one that callers change."""
+        state = self.state
+        if state is first:
+            return
+        state.follow(first)
+        known = first.video_times.timesteps
+        if state.video_times.timesteps != known:
+            dtype = first.audio_history.dtype
+            state.video_times = self.model.embed_times(known, device=self.device, dtype=dtype)[0]
 
 
 class SplitSession:
@@ -243,6 +273,7 @@ def _share(
     seat: Seat,
 ) -> Share:
     first, end = cut
+    rank.follow(how.state)
     state = replace(
         rank.state,
         video_self=SharedCache(rank.state.video_self, seat),

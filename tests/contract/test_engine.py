@@ -40,9 +40,21 @@ def two_devices(tiny_models) -> HalloLive:
     return HalloLive.load(tiny_models, placement=Placement.on("cpu", decoder=BESIDE))
 
 
+@pytest.fixture(scope="module")
+def split(tiny_models) -> HalloLive:
+    on = Placement.on("cpu", decoder=BESIDE).shared_with([torch.device("cpu", 2)])
+    return HalloLive.load(tiny_models, placement=on)
+
+
 def clip(engine: HalloLive, request: Request = REQUEST, **options):
     chunks = list(engine.stream(request, **options))
     return torch.cat([c.frames for c in chunks]), torch.cat([c.samples for c in chunks])
+
+
+def latents(engine: HalloLive, request: Request = REQUEST):
+    blocks: list[LatentBlock] = []
+    list(engine.stream(request, on_block=blocks.append))
+    return torch.cat([b.video for b in blocks], 1), torch.cat([b.audio for b in blocks], 1)
 
 
 def decoder_threads() -> list[str]:
@@ -132,7 +144,15 @@ def test_two_devices_give_the_same_clip_and_leave_no_thread(engine, two_devices)
     assert torch.equal(torch.cat([c.samples for c in chunks]), samples)
 
 
-@pytest.mark.parametrize("which", ["engine", "two_devices"])
+@pytest.mark.parametrize("lookahead", [0, 4])
+def test_a_transformer_on_two_devices_makes_the_same_latents(engine, split, lookahead):
+    request = replace(REQUEST, lookahead=lookahead)
+    for shared, alone in zip(latents(split, request), latents(engine, request), strict=True):
+        torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4)  # float32, 9 passes
+    assert not decoder_threads()
+
+
+@pytest.mark.parametrize("which", ["engine", "two_devices", "split"])
 def test_progress_counts_every_pass_and_latent_up_to_the_total(which, request):
     engine = request.getfixturevalue(which)
     seen = []
@@ -143,7 +163,7 @@ def test_progress_counts_every_pass_and_latent_up_to_the_total(which, request):
     assert sum(p.stage == "decode" for p in seen) == latents
 
 
-@pytest.mark.parametrize("which", ["engine", "two_devices"])
+@pytest.mark.parametrize("which", ["engine", "two_devices", "split"])
 def test_a_run_stops_within_a_step_of_being_asked(which, request):
     engine = request.getfixturevalue(which)
     done = []
@@ -154,7 +174,7 @@ def test_a_run_stops_within_a_step_of_being_asked(which, request):
     assert not decoder_threads()
 
 
-@pytest.mark.parametrize("which", ["engine", "two_devices"])
+@pytest.mark.parametrize("which", ["engine", "two_devices", "split"])
 def test_finishing_early_gives_a_complete_shorter_clip(which, request):
     engine = request.getfixturevalue(which)
     long = replace(REQUEST, seconds=4, lookahead=5)
@@ -179,7 +199,7 @@ def test_a_clip_that_nobody_finishes_early_is_the_whole_clip(engine):
     assert torch.equal(pictures, expected[0]) and torch.equal(samples, expected[1])
 
 
-@pytest.mark.parametrize("which", ["engine", "two_devices"])
+@pytest.mark.parametrize("which", ["engine", "two_devices", "split"])
 def test_an_exception_of_the_caller_passes_through_unchanged(which, request):
     engine = request.getfixturevalue(which)
 
@@ -202,6 +222,16 @@ def test_an_error_in_the_decoder_thread_reaches_the_caller(two_devices, monkeypa
     monkeypatch.setattr(two_devices._audio_decoder, "middle", broken)
     with pytest.raises(MemoryError, match="no room"):
         list(two_devices.stream(REQUEST))
+    assert not decoder_threads()
+
+
+def test_an_error_on_one_of_two_devices_reaches_the_caller(split, monkeypatch):
+    def broken(*_):
+        raise MemoryError("no room for the second rank")
+
+    monkeypatch.setattr(split._transformer.models[1], "forward", broken)
+    with pytest.raises(MemoryError, match="second rank"):
+        list(split.stream(REQUEST))
     assert not decoder_threads()
 
 

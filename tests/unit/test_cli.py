@@ -44,6 +44,12 @@ def test_a_prompt_becomes_a_file_and_a_table(generate, tmp_path, capsys):
     assert "block 1/1" in shown.err
 
 
+def test_two_devices_make_one_clip(generate, tmp_path):
+    shared = ("--split", "sequence", "--device", "cpu,cpu:1")
+    assert generate(PROMPT, "--seconds", 1, *shared, "-o", tmp_path / "clip.mp4") == 0
+    assert lengths(tmp_path / "clip.mp4") == (21, 14_000)
+
+
 def test_a_folder_as_output_names_the_file_after_prompt_size_and_seed(generate, tmp_path):
     assert generate(PROMPT, "--seconds", 1, "--seed", 7) == 0
     (file,) = tmp_path.glob("*.mp4")
@@ -79,6 +85,9 @@ def test_a_list_of_prompts_goes_on_after_a_failed_one(generate, tmp_path, capsys
         (["--csv", "missing.csv"], "Cannot read prompts"),
         ([PROMPT, "--device", "cuda:9"], "cuda:9 does not exist"),
         ([PROMPT, "--device", "toaster"], "Unknown device"),
+        ([PROMPT, "--device", "cpu,cpu:1"], "add --split sequence"),
+        ([PROMPT, "--split", "sequence"], "two or more different devices"),
+        ([PROMPT, "--split", "sequence", "--device", "cpu,cpu"], "Found: cpu, cpu."),
         (["He says <S>hello"], "<S>"),
         ([PROMPT, "--size", "30x64"], "multiple of 32"),
     ],

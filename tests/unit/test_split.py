@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hallo_live_core.functional.window import Window
 
 from hallo_live_core.config import ScheduleConfig
 from hallo_live_core.errors import RequestError, ShapeError
 from hallo_live_core.functional.blocks import ClipPlan
 from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.sampling.denoiser import Denoiser, open_session
+from hallo_live_core.sampling.first_frame import pin_first_frame
 from hallo_live_core.sampling.sampler import stream_blocks
 from hallo_live_core.sampling.split import (
     SplitTransformer,
@@ -22,19 +24,21 @@ from hallo_live_core.sampling.split import (
 from hallo_live_core.state.exchange import Exchange, Part, RankStopped
 from hallo_live_core.state.session import SessionShape
 
-from .dit_models import BLOCKS, CPU, joined, tiny_dit, tiny_stream, tiny_text
+from .dit_models import BLOCKS, CPU, joined, normal, tiny_dit, tiny_stream, tiny_text
 
 WIDE = torch.float64
+SCHEDULE = NoiseSchedule(ScheduleConfig(steps=(1000, 500)))
 DEVICES = (CPU, torch.device("cpu", 1))
 
 
-def split_stream(model, *, ranks=2, latents=BLOCKS.video_latents, blocks=3, lookahead=0, batch=1):
+def split_stream(
+    model, *, ranks=2, latents=BLOCKS.video_latents, lookahead=0, batch=1, schedule=SCHEDULE, **plan
+):
     """As `tiny_stream`, on several ranks; and the plain one for comparison."""
     sizes = replace(BLOCKS, video_latents=latents, lookahead=lookahead)
-    plain, noise = tiny_stream(model, blocks=blocks, lookahead=lookahead, dtype=WIDE)
+    _, noise = tiny_stream(model, dtype=WIDE)
     text = tiny_text(batch, dtype=WIDE)
-    shape = SessionShape(ClipPlan(sizes, blocks), 4, 6, batch=batch)
-    schedule = plain.schedule
+    shape = SessionShape(ClipPlan(sizes, **{"num_blocks": 3, **plan}), 4, 6, batch=batch)
     clip = replace(noise.shape, plan=shape.plan, batch=batch)
     noises = [type(noise)(clip, 5, device=CPU, dtype=WIDE) for _ in range(2)]
     state = open_session(model, text, shape, schedule, dtype=WIDE)
@@ -69,17 +73,35 @@ def test_ranks_that_share_the_picture_make_the_clip_of_one(ranks, latents, batch
 
 
 def test_a_cache_in_8_bits_loses_the_same_on_one_rank_and_on_two():
-    model, schedule = tiny_dit(dtype=WIDE), NoiseSchedule(ScheduleConfig(steps=(1000, 500)))
+    model = tiny_dit(dtype=WIDE)
     exact, noise = split_stream(model)[0]
     text, plan = tiny_text(dtype=WIDE), exact.state.plan
     shape = SessionShape(plan, 4, 6, fp8_cache=True)
     expected = joined(list(stream_blocks(exact, noise)))
-    state = open_session(model, text, shape, schedule, dtype=WIDE)
-    alone = joined(list(stream_blocks(Denoiser(model, state, schedule), noise)))
-    network, state = SplitTransformer(model, DEVICES).open(text, shape, schedule, dtype=WIDE)
-    shared = joined(list(stream_blocks(Denoiser(network, state, schedule), noise)))
+    state = open_session(model, text, shape, SCHEDULE, dtype=WIDE)
+    alone = joined(list(stream_blocks(Denoiser(model, state, SCHEDULE), noise)))
+    network, state = SplitTransformer(model, DEVICES).open(text, shape, SCHEDULE, dtype=WIDE)
+    shared = joined(list(stream_blocks(Denoiser(network, state, SCHEDULE), noise)))
     assert_same(shared, alone)
     assert not torch.allclose(alone[0], expected[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_clip_longer_than_its_window_slides_on_every_rank():
+    plain, split = split_stream(tiny_dit(dtype=WIDE), num_blocks=6, window=Window(blocks=3, sink=1))
+    assert_same(joined(list(stream_blocks(*split))), joined(list(stream_blocks(*plain))))
+
+
+@pytest.mark.parametrize("context", [0.0, 50.0])
+def test_a_given_first_frame_is_known_to_every_rank(context):
+    model, picture = tiny_dit(dtype=WIDE), normal(1, 1, 3, 4, 6, dtype=WIDE)
+    schedule = NoiseSchedule(ScheduleConfig(steps=(1000, 500), context_timestep=context))
+    runs = split_stream(model, latents=3, num_blocks=2, schedule=schedule)
+    for denoiser, _ in runs:
+        shape = SessionShape(denoiser.state.plan, 4, 6)
+        pin_first_frame(model, denoiser.state, shape, picture)
+    plain, split = [joined(list(stream_blocks(*run))) for run in runs]
+    assert_same(split, plain)
+    assert torch.equal(split[0][:, :1], picture)
 
 
 def test_every_rank_ends_with_the_whole_cache():
@@ -97,7 +119,7 @@ def test_every_rank_ends_with_the_whole_cache():
 
 
 def test_a_rank_computes_only_its_own_part_of_the_picture():
-    (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE), latents=3, blocks=1)
+    (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE), latents=3, num_blocks=1)
     seen = []
     for rank in split.model._ranks:
         rank.model.blocks[0].video.ffn.register_forward_hook(
@@ -108,7 +130,6 @@ def test_a_rank_computes_only_its_own_part_of_the_picture():
 
 
 @pytest.mark.parametrize("broken", [0, 1])
-@pytest.mark.filterwarnings("error")
 def test_an_error_in_one_rank_ends_all_and_reaches_the_caller(broken):
     (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE))
 
@@ -122,7 +143,7 @@ def test_an_error_in_one_rank_ends_all_and_reaches_the_caller(broken):
 
 
 def test_a_failed_pass_leaves_nothing_behind_for_the_next():
-    (plain, noise), (split, other) = split_stream(tiny_dit(dtype=WIDE), blocks=2)
+    (plain, noise), (split, other) = split_stream(tiny_dit(dtype=WIDE), num_blocks=2)
     expected = joined(list(stream_blocks(plain, noise)))
 
     def fail(*_):
