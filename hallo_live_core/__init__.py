@@ -11,6 +11,7 @@ from .checkpoints.build import (
     audio_decoder_from_state_dicts,
     transformer_from_state_dict,
     video_decoder_from_state_dict,
+    video_encoder_from_state_dict,
 )
 from .checkpoints.files import read_file
 from .checkpoints.lora import LowRank, check_lora, load_lora
@@ -29,6 +30,7 @@ from .errors import (
     RequestError,
     ShapeError,
 )
+from .functional.first_frame import CROP_RULE, check_first_frame
 from .functional.request import check_request, plan_request
 from .judging.first_block import first_block_faults
 from .judging.panel import JUDGES, load_judges, score_clip
@@ -40,8 +42,6 @@ from .live.delivery import Delivery, SessionSink
 from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsError
 from .media.clip_reader import MAX_SECONDS, read_clip
 from .media.mp4 import Mp4Writer
-from .models.dit.fused import fuse_projections
-from .models.dit.weights import rows_of, split_fused
 from .models.text_encoder.cleaning import clean_text
 from .models.text_encoder.weights import (
     config_from_state_dict as text_encoder_config_from_state_dict,
@@ -51,10 +51,12 @@ from .prompts import check_prompt, compose_prompt, speech_overrun
 from .rewards.base import Clip, JudgeProgress, Reward, Score
 from .rewards.clip import frames_from_images
 from .rewards.sync.judge import SyncDetails
+from .sampling.first_frame import first_frame_latent
 from .serving.live_routes import live_routes
 from .types import LatentBlock, MediaChunk, Progress, Request, TextContext
 
 __all__ = [
+    "CROP_RULE",
     "JUDGES",
     "MAX_SECONDS",
     "TEXT_LENGTH",
@@ -92,14 +94,15 @@ __all__ = [
     "TooManyReadersError",
     "TooManySessionsError",
     "audio_decoder_from_state_dicts",
+    "check_first_frame",
     "check_lora",
     "check_prompt",
     "check_request",
     "clean_text",
     "compose_prompt",
     "first_block_faults",
+    "first_frame_latent",
     "frames_from_images",
-    "fuse_projections",
     "is_quantised",
     "live_routes",
     "load_judges",
@@ -108,15 +111,14 @@ __all__ = [
     "rank_takes",
     "read_clip",
     "read_file",
-    "rows_of",
     "score_clip",
     "score_table",
     "speech_overrun",
-    "split_fused",
     "take_table",
     "text_encoder_config_from_state_dict",
     "text_encoder_weights",
     "thumbnail",
     "transformer_from_state_dict",
     "video_decoder_from_state_dict",
+    "video_encoder_from_state_dict",
 ]

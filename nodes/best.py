@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..hallo_live_core import Request, Take, rank_takes, read_clip, take_table
 from . import host, host_media
+from .first_frame import first_frame_input, with_first_frame
 from .judges import JudgeReport, Judges, LoadedJudges, score_takes
 from .prompt import read_conditioning
 from .run import as_audio, as_images, engine_of
@@ -52,6 +53,7 @@ class HalloLiveBestOf(io.ComfyNode):
                     extra_dict=ADVANCED,
                 ),
                 *rare_sampling_inputs(),
+                first_frame_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="best", tooltip="The best take; for Save Video."),
@@ -90,9 +92,10 @@ class HalloLiveBestOf(io.ComfyNode):
         takes: int,
         prompt: str,
         drop_early: bool,
+        first_frame: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = Request(**settings)
+        request = with_first_frame(Request(**settings), first_frame, vae)
         engine = engine_of(model=model, vae=vae)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
         maker = TakeMaker(engine, text, cls.hidden, judges.judges if drop_early else None)

@@ -22,6 +22,7 @@ PIXELS_PER_LATENT = 16
 """Of the Wan2.2 VAE, in each direction (spec 03 §1)."""
 
 VIDEO_AXES, AUDIO_AXES = 5, 3
+VIDEO_CHANNELS, AUDIO_CHANNELS = 48, 20
 
 
 def latent_outputs() -> list[io.Output]:
@@ -79,7 +80,7 @@ def blocks_from_latents(
 def pixel_size(video: dict[str, Any]) -> tuple[int, int]:
     """Height and width that a video LATENT decodes to."""
     samples = video["samples"]
-    height, width = (samples.tensors[0] if _is_nested(samples) else samples).shape[-2:]
+    height, width = (samples.tensors[0] if is_nested(samples) else samples).shape[-2:]
     return height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT
 
 
@@ -89,7 +90,7 @@ def _unpack(
     """Picture and sound, wherever a pack has put the sound."""
     pictures = video["samples"]
     sound = None if audio is None else audio["samples"]
-    if _is_nested(pictures):  # core's convention for joint models: picture first, sound last
+    if is_nested(pictures):  # core's convention for joint models: picture first, sound last
         pictures, *rest = pictures.unbind()
         sound = rest[-1] if sound is None and rest else sound
     sound = video.get(OVI_AUDIO_KEY) if sound is None else sound
@@ -101,7 +102,8 @@ def _unpack(
     return pictures, sound
 
 
-def _is_nested(samples: Any) -> bool:
+def is_nested(samples: Any) -> bool:
+    """Whether these are the joint latents of a model for picture and sound."""
     return getattr(samples, "is_nested", False)
 
 
@@ -111,6 +113,12 @@ def _check_shapes(video: torch.Tensor, audio: torch.Tensor) -> None:
         raise ShapeError(
             "These are not the latents of one Hallo-Live clip",
             found=f"video {list(video.shape)}, audio {list(audio.shape)}",
+            fix="connect both latents of one Hallo-Live sampler",
+        )
+    if video.shape[1] != VIDEO_CHANNELS or audio.shape[1] != AUDIO_CHANNELS:
+        raise ShapeError(
+            f"Hallo-Live has {VIDEO_CHANNELS} channels of picture and {AUDIO_CHANNELS} of sound",
+            found=f"{video.shape[1]} and {audio.shape[1]}: latents of another model",
             fix="connect both latents of one Hallo-Live sampler",
         )
     if audio.shape[2] != per_latent * video.shape[2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from comfy_api.latest import io
 from ..hallo_live_core import (
     CheckpointError,
     audio_decoder_from_state_dicts,
-    fuse_projections,
     is_quantised,
     read_file,
     text_encoder_config_from_state_dict,
     text_encoder_weights,
     transformer_from_state_dict,
     video_decoder_from_state_dict,
+    video_encoder_from_state_dict,
 )
 from . import host
 from .host_weights import quantised_numbers
@@ -106,8 +107,6 @@ class HalloLiveModelLoader(io.ComfyNode):
             attention=host.attention(attention),
             keep_quantised=keep,
         )
-        if not keep:  # scaled 8-bit layers have a scale each
-            fuse_projections(module)
         return io.NodeOutput(LoadedModel(host.transformer_patcher(module), numbers.compute))
 
 
@@ -172,6 +171,7 @@ class HalloLiveVAELoader(io.ComfyNode):
                 video=host.decoder_patcher(video, place),
                 audio=host.decoder_patcher(audio, place),
                 dtype=dtype,
+                open_encoder=partial(_video_encoder, video_vae, place),
             )
         )
 
@@ -231,6 +231,15 @@ def _video_decoder(name: str, device: torch.device) -> tuple[Any, torch.dtype]:
         weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops
     )
     return module, numbers.compute
+
+
+def _video_encoder(name: str, device: torch.device) -> Any:
+    weights = read_file(host.find_file(DECODERS, name, wanted=WANTED_VIDEO))
+    numbers = host.decoder_numbers(device)
+    module = video_encoder_from_state_dict(
+        weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops
+    )
+    return host.decoder_patcher(module, device)
 
 
 def _audio_decoder(vae: str, vocoder: str) -> Any:

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..hallo_live_core import HalloLiveError, LatentBlock, Request, plan_request
 from . import host, host_media
+from .first_frame import first_frame_input, with_first_frame
 from .latents import latent_outputs, latents_from_blocks
 from .live_run import LiveRun
 from .prompt import read_conditioning
@@ -108,6 +109,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
                 *sampling_inputs(),
                 Vae.Input("vae", tooltip="From Hallo-Live VAE Loader."),
                 *rare_sampling_inputs(),
+                first_frame_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="24 fps with sound; for Save Video."),
@@ -135,9 +137,10 @@ class HalloLiveStreamSampler(io.ComfyNode):
         model: LoadedModel,
         positive: list[Any],
         vae: LoadedVae,
+        first_frame: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = Request(**settings)
+        request = with_first_frame(Request(**settings), first_frame, vae)
         engine = engine_of(model=model, vae=vae)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
         blocks: list[LatentBlock] = []
@@ -162,7 +165,16 @@ class HalloLiveSampler(io.ComfyNode):
             display_name="Hallo-Live Sampler",
             category=CATEGORY,
             description="Makes the latents of a talking clip; decode them in a second step.",
-            inputs=[*sampling_inputs(), *rare_sampling_inputs()],
+            inputs=[
+                *sampling_inputs(),
+                *rare_sampling_inputs(),
+                first_frame_input(),
+                Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="From Hallo-Live VAE Loader; only for a picture as first_frame.",
+                ),
+            ],
             outputs=latent_outputs(),
             hidden=[io.Hidden.unique_id],
         )
@@ -182,9 +194,11 @@ class HalloLiveSampler(io.ComfyNode):
         cls,
         model: LoadedModel,
         positive: list[Any],
+        first_frame: Any = None,
+        vae: LoadedVae | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = Request(**settings)
+        request = with_first_frame(Request(**settings), first_frame, vae)
         engine = engine_of(model=model)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
         report = RunReport(cls.hidden.unique_id, engine)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,9 +35,16 @@ class LoadedModel:
 class LoadedVae:
     """Value of HALLOLIVE_VAE: both decoders in the host's memory manager.
 
-    dtype is that of the video decoder; the audio decoder always computes in float32.
+    dtype is that of the video decoder and encoder; the audio decoder always computes in float32.
+    open_encoder loads the other half of the video VAE.
     """
 
     video: Any
     audio: Any
     dtype: torch.dtype
+    open_encoder: Callable[[], Any]
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The encoder in the host's memory manager, loaded when it is first asked for."""
+        return self.open_encoder()

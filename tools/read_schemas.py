@@ -59,7 +59,8 @@ def read_schemas(comfyui: Path) -> dict[str, Any]:
     }
     schemas |= {kind.__name__: kind.GET_NODE_INFO_V1() for kind in _pack_nodes()}
     any_preview = importlib.import_module("comfy_extras.nodes_preview_any")
-    for module, name in ((core, "CLIPLoader"), (core, "PreviewImage"), (any_preview, "PreviewAny")):
+    older = [(core, name) for name in ("CLIPLoader", "LoadImage", "PreviewImage")]
+    for module, name in [*older, (any_preview, "PreviewAny")]:
         schemas[name] = _older_node(module, name)
     return {name: trim(schemas[name]) for name in sorted(schemas)}
 

@@ -96,29 +96,58 @@ def _loaders() -> tuple[Node, Node, Node, Node]:
     return model, clip, vae, text
 
 
-def from_prompt_to_clip(name: str) -> Workflow:
-    """Loaders, words and the stream sampler; what happens to the clip is left open."""
-    model, clip, vae, text = _loaders()
-    inputs = {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
-    sampler = Node("HalloLiveStreamSampler", (900, 0), (480, 700), inputs)
-    return Workflow(name, [model, clip, vae, text, sampler], note="")
-
-
 def streaming() -> Workflow:
     """Everything in one node, which shows the clip while it is made."""
-    nodes = from_prompt_to_clip("").nodes
+    model, clip, vae, text = _loaders()
+    sampler = Node(
+        "HalloLiveStreamSampler",
+        (900, 0),
+        (480, 700),
+        {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42},
+    )
     save = Node(
         "SaveVideo",
         (1430, 0),
         (420, 420),
-        {"video": nodes[-1][0], "filename_prefix": "video/hallo-live"},
+        {"video": sampler[0], "filename_prefix": "video/hallo-live"},
     )
     what = (
         "A sentence becomes a talking avatar. Picture and sound of each second are made together, "
         "decoded and played in the sampler while the next second is being made. Finish ends the "
         "clip early and keeps it; the finished clip goes to output/video."
     )
-    return Workflow("Streaming avatar", [*nodes, save], what)
+    return Workflow("Streaming avatar", [model, clip, vae, text, sampler, save], what)
+
+
+def first_frame() -> Workflow:
+    """The streaming workflow, begun with a picture."""
+    model, clip, vae, text = _loaders()
+    picture = Node("LoadImage", (430, 610), (420, 330), {"image": "example.png"})
+    sampler = Node(
+        "HalloLiveStreamSampler",
+        (900, 0),
+        (480, 700),
+        {
+            "model": model[0],
+            "positive": text[0],
+            "vae": vae[0],
+            "first_frame": picture[0],
+            "seed": 42,
+        },
+    )
+    save = Node(
+        "SaveVideo",
+        (1430, 0),
+        (420, 420),
+        {"video": sampler[0], "filename_prefix": "video/hallo-live-picture"},
+    )
+    what = (
+        "The clip begins with your picture, cut around its centre to the clip's shape: choose a "
+        "width and height of the same shape, multiples of 32, such as 992 x 512, 512 x 992 or "
+        "704 x 704. Describe in the prompt who is in the picture. **The published model was not "
+        "trained for this**, only the one it learned from: it may drift away from the face."
+    )
+    return Workflow("First frame", [model, clip, vae, text, sampler, save, picture], what)
 
 
 def two_steps() -> Workflow:
@@ -196,4 +225,4 @@ def best_of_four() -> Workflow:
 
 def workflows() -> list[Workflow]:
     """All of them."""
-    return [streaming(), two_steps(), best_of_four()]
+    return [streaming(), two_steps(), best_of_four(), first_frame()]

@@ -132,6 +132,12 @@ def video_encoder_from_state_dict(
         CheckpointError: this is another model.
     """
     tensors = take(tensors, source)
+    if identify.identify(tensors) == identify.TAEHV:
+        raise CheckpointError(
+            f"{source} is not {identify.VIDEO_VAE}, which alone can encode pictures",
+            found=f"it seems to be {identify.TAEHV}",
+            fix="use Wan2.2_VAE.pth of Wan-AI/Wan2.2-TI2V-5B, or its safetensors form",
+        )
     with reading(source, identify.VIDEO_VAE, tensors):
         module = WanVideoEncoder(
             video_weights.config_from_state_dict(tensors), ops=ops, device=META

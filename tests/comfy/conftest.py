@@ -14,13 +14,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+import torch
 
 from .graphs import tiny
 
 ROOT = Path(__file__).parents[2]
-PACK_PARTS = (
-    "__init__.py", "hallo_live_core", "nodes", "pyproject.toml", "subgraphs", "web", "workflows",
-)  # fmt: skip
+PACK_PARTS = ("__init__.py", "nodes", "hallo_live_core", "web", "workflows", "pyproject.toml")
 BOOT_SECONDS = 120
 RUN_SECONDS = 120
 NEEDED = ("aiohttp", "alembic", "comfyui_frontend_package", "yaml")
@@ -60,6 +59,15 @@ def pack(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def interop_pack(pack) -> Path:
+    """A second pack with nodes that only tests need."""
+    source = Path(__file__).with_name("interop_pack")
+    return shutil.copytree(
+        source, pack.parent / source.name, ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+
+@pytest.fixture(scope="session")
 def facts(comfyui, pack) -> dict:
     """What `pack_facts.py` saw when it loaded the pack into a host without models or network."""
     script = Path(__file__).with_name("pack_facts.py")
@@ -84,8 +92,8 @@ def tiny_models(pack) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(comfyui, pack, tiny_models):
-    running = Server(comfyui, pack.parents[1], pack.name)
+def server(comfyui, pack, interop_pack, tiny_models):
+    running = Server(comfyui, pack.parents[1], pack.name, interop_pack.name)
     try:
         running.wait_until_ready()
         yield running
@@ -106,7 +114,7 @@ def two_steps(tiny_models) -> dict:
 class Server:
     """`main.py` of a ComfyUI in a process of its own, and the calls a client makes."""
 
-    def __init__(self, comfyui: Path, base: Path, pack_name: str) -> None:
+    def __init__(self, comfyui: Path, base: Path, *packs: str) -> None:
         self.base = base
         self.port = free_port()
         self.log = base / "server.log"
@@ -116,7 +124,7 @@ class Server:
         command += ["--base-directory", str(base), "--disable-auto-launch"]
         command += ["--user-directory", str(base / "user")]
         command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
-        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack_name]
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",  # tiny tensors only wait for more threads
@@ -197,6 +205,16 @@ class Server:
         """The first line of the error of a graph that must fail while it runs."""
         messages = dict(self.wait(self.queue(graph))["status"]["messages"])
         return messages["execution_error"]["exception_message"].splitlines()[0]
+
+    def kept(self, graph: dict, *sources: list) -> list:
+        """The values on these outputs, [node, socket] each, of a graph that must succeed."""
+        keepers = {
+            f"keep{number}": {"class_type": "TestKeep", "inputs": {"value": source}}
+            for number, source in enumerate(sources)
+        }
+        outputs = self.run(graph | keepers)
+        files = [self.file(outputs[name]["kept"][0]) for name in keepers]
+        return [torch.load(file, weights_only=True) for file in files]
 
     def file(self, saved: dict) -> Path:
         return self.base / saved["type"] / saved["subfolder"] / saved["filename"]

@@ -61,8 +61,7 @@ def test_files_are_what_the_script_writes(path, text):
 
 def test_no_file_was_written_by_anything_else():
     written = set(build_workflows.build(SCHEMAS))
-    found = [(ROOT / folder).rglob("*.json") for folder in ("workflows", "subgraphs")]
-    assert written == set().union(*found)
+    assert written == set((ROOT / "workflows").rglob("*.json"))
 
 
 @any_workflow
@@ -80,7 +79,8 @@ def test_links_agree_with_both_of_their_ends(path):
         assert number in nodes[source]["outputs"][slot]["links"]
         assert nodes[source]["outputs"][slot]["type"] == kind
         assert nodes[target]["inputs"][target_slot]["link"] == number
-        assert nodes[target]["inputs"][target_slot]["type"] in {kind, "*"}
+        accepted = nodes[target]["inputs"][target_slot]["type"]
+        assert kind in accepted.split(",") or accepted == "*"
 
 
 @any_workflow

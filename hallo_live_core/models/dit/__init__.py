@@ -1,6 +1,5 @@
 """The dual-stream transformer: student, teacher and critic."""
 
-from .fused import fuse_projections
 from .fusion import DualStreamDiT, Flows, FusionBlock
 from .passes import (
     CachedPass,
@@ -21,7 +20,6 @@ __all__ = [
     "MaskedPass",
     "RaggedSizes",
     "TeacherPass",
-    "fuse_projections",
     "sdpa",
     "stack_ragged",
     "unstack_ragged",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ...config import VideoVAEConfig
 from ...errors import ShapeError
 from ...state.causal_conv import CausalState, PastFrames, PastShape
-from .interface import StreamState, group_sizes
+from .interface import WORKSPACE, StreamState, group_sizes
 from .latents import LatentScale
 from .layers import (
     PAST_FRAMES,
@@ -193,6 +194,12 @@ class WanVideoEncoder(nn.Module):
             memory_format=memory_format_of(self.encoder.conv1.weight),
         )
         return StreamState(convolutions, LatentScale.on(device, dtype))
+
+    def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
+        """Memory that encoding takes besides the weights; height and width count pixels."""
+        shapes = self.encoder.past_shapes(batch, height // PATCH, width // PATCH)
+        sizes = [math.prod(shape) for shape in shapes]
+        return (sum(sizes) + WORKSPACE * max(sizes)) * dtype.itemsize
 
     def encode(self, video: Tensor, state: StreamState | None = None) -> EncodedVideo:
         """Encode a whole clip, RGB [b, f, 3, h, w] in [-1, 1]; a picture is a clip of one frame.
