@@ -42,6 +42,8 @@ from .live.delivery import Delivery, SessionSink
 from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsError
 from .media.clip_reader import MAX_SECONDS, read_clip
 from .media.mp4 import Mp4Writer
+from .models.dit.fused import fuse_projections
+from .models.dit.weights import rows_of, split_fused
 from .models.text_encoder.cleaning import clean_text
 from .models.text_encoder.weights import (
     config_from_state_dict as text_encoder_config_from_state_dict,
@@ -103,6 +105,7 @@ __all__ = [
     "first_block_faults",
     "first_frame_latent",
     "frames_from_images",
+    "fuse_projections",
     "is_quantised",
     "live_routes",
     "load_judges",
@@ -111,9 +114,11 @@ __all__ = [
     "rank_takes",
     "read_clip",
     "read_file",
+    "rows_of",
     "score_clip",
     "score_table",
     "speech_overrun",
+    "split_fused",
     "take_table",
     "text_encoder_config_from_state_dict",
     "text_encoder_weights",

@@ -12,7 +12,7 @@ import comfy.utils
 import comfy.weight_adapter
 import torch
 
-from ..hallo_live_core import LowRank
+from ..hallo_live_core import LowRank, rows_of, split_fused
 from .host import COMPUTE_DTYPES, Numbers
 
 MIXED = {"mixed_ops": True}
@@ -35,8 +35,9 @@ def quantised_numbers(weights: Mapping[str, torch.Tensor]) -> Numbers:
 
 
 def weight_shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what patches may change."""
-    return {name: tuple(weight.shape) for name, weight in patcher.model.state_dict().items()}
+    """Names and shapes of what patches may change; fused projections by their parts."""
+    weights = split_fused(patcher.model.state_dict())
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
 def with_lora(patcher: Any, lora: Mapping[str, LowRank], strength: float) -> Any:
@@ -45,10 +46,18 @@ def with_lora(patcher: Any, lora: Mapping[str, LowRank], strength: float) -> Any
     The weights are shared with `patcher`, and come back when the host unloads the changed one.
     """
     changed = patcher.clone()
-    adapter = comfy.weight_adapter.LoRAAdapter
+    adapter, weights = comfy.weight_adapter.LoRAAdapter, patcher.model.state_dict()
     patches = {
-        name: adapter(set(), (change.up, change.down, change.alpha, None, None, None))
+        _target(name, weights): adapter(
+            set(), (change.up, change.down, change.alpha, None, None, None)
+        )
         for name, change in lora.items()
     }
     changed.add_patches(patches, strength)
     return changed
+
+
+def _target(name: str, weights: Mapping[str, torch.Tensor]) -> Any:
+    """What the host calls a weight: its name, or with it the axis, first row and rows of a part."""
+    place = rows_of(name, weights)
+    return name if place is None else (place[0], (0, place[1], place[2]))

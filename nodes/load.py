@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..hallo_live_core import (
     CheckpointError,
     audio_decoder_from_state_dicts,
+    fuse_projections,
     is_quantised,
     read_file,
     text_encoder_config_from_state_dict,
@@ -107,6 +108,8 @@ class HalloLiveModelLoader(io.ComfyNode):
             attention=host.attention(attention),
             keep_quantised=keep,
         )
+        if not keep:  # scaled 8-bit layers have a scale each
+            fuse_projections(module)
         return io.NodeOutput(LoadedModel(host.transformer_patcher(module), numbers.compute))
 
 

@@ -4,7 +4,7 @@
     python tools/build_workflows.py
 
 `workflows/*.json` is for the canvas: widget values stand by position, so nobody should edit them
-by hand. `workflows/api/*.json` is for POST /prompt.
+by hand. `workflows/api/*.json` is for POST /prompt, `subgraphs/*.json` for the node library.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
+    from . import workflow_blueprint as blueprints
     from . import workflow_graphs as graphs
 else:  # run as a script
+    import workflow_blueprint as blueprints
     import workflow_graphs as graphs
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "tools" / "schemas.json"
 WORKFLOWS = ROOT / "workflows"
+SUBGRAPHS = ROOT / "subgraphs"
 
 CORE_NODES = (
     "CLIPLoader",
@@ -64,14 +67,22 @@ def to_api(workflow: graphs.Workflow, schemas: dict[str, Any]) -> dict[str, Any]
     return graph
 
 
-def to_canvas(workflow: graphs.Workflow, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The form of the canvas."""
+def draw(
+    workflow: graphs.Workflow, schemas: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[list[Any]]]:
+    """Nodes and links of a canvas."""
     links: list[list[Any]] = []
     nodes = [_canvas_node(node, schemas[node.kind], links) for node in workflow.nodes]
     for link in links:
         output = nodes[link[1] - 1]["outputs"][link[2]]
         output["links"].append(link[0])
         link[-1] = output["type"]  # an input may take any
+    return nodes, links
+
+
+def to_canvas(workflow: graphs.Workflow, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The form of the canvas."""
+    nodes, links = draw(workflow, schemas)
     nodes.append(_canvas_note(workflow, len(nodes) + 1))
     return {
         "revision": 0,
@@ -194,6 +205,10 @@ def build(schemas: dict[str, Any]) -> dict[Path, str]:
         name = f"{workflow.name}.json"
         files[WORKFLOWS / name] = _text(to_canvas(workflow, schemas))
         files[WORKFLOWS / "api" / name] = _text(to_api(workflow, schemas))
+    blueprint = blueprints.talking_clip()
+    folded = blueprints.to_blueprint(blueprint, *draw(blueprint.workflow, schemas))
+    # The host reads these files in the encoding of its system, so they hold ASCII only.
+    files[SUBGRAPHS / f"{blueprint.workflow.name}.json"] = json.dumps(folded, indent=2) + "\n"
     return files
 
 

@@ -96,27 +96,29 @@ def _loaders() -> tuple[Node, Node, Node, Node]:
     return model, clip, vae, text
 
 
+def from_prompt_to_clip(name: str) -> Workflow:
+    """Loaders, words and the stream sampler; what happens to the clip is left open."""
+    model, clip, vae, text = _loaders()
+    inputs = {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
+    sampler = Node("HalloLiveStreamSampler", (900, 0), (480, 700), inputs)
+    return Workflow(name, [model, clip, vae, text, sampler], note="")
+
+
 def streaming() -> Workflow:
     """Everything in one node, which shows the clip while it is made."""
-    model, clip, vae, text = _loaders()
-    sampler = Node(
-        "HalloLiveStreamSampler",
-        (900, 0),
-        (480, 700),
-        {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42},
-    )
+    nodes = from_prompt_to_clip("").nodes
     save = Node(
         "SaveVideo",
         (1430, 0),
         (420, 420),
-        {"video": sampler[0], "filename_prefix": "video/hallo-live"},
+        {"video": nodes[-1][0], "filename_prefix": "video/hallo-live"},
     )
     what = (
         "A sentence becomes a talking avatar. Picture and sound of each second are made together, "
         "decoded and played in the sampler while the next second is being made. Finish ends the "
         "clip early and keeps it; the finished clip goes to output/video."
     )
-    return Workflow("Streaming avatar", [model, clip, vae, text, sampler, save], what)
+    return Workflow("Streaming avatar", [*nodes, save], what)
 
 
 def first_frame() -> Workflow:

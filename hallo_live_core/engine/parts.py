@@ -17,7 +17,7 @@ from ..checkpoints.lora import LoraFiles
 from ..devices import Placement
 from ..errors import RequestError
 from ..models.audio_vae.audio_decoder import AudioDecoder
-from ..models.dit import DualStreamDiT
+from ..models.dit import DualStreamDiT, fuse_projections
 from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
 from ..models.video_vae.layers import use_channels_last
@@ -59,12 +59,14 @@ def load_parts(
     )
     if placement.decoder.type == "cuda":
         use_channels_last(video_decoder)
-    transformer = load_transformer(
-        files["transformer"],
-        dtype=placement.dtype,
-        device=placement.transformer,
-        ema=ema,
-        loras=loras,
+    transformer = fuse_projections(
+        load_transformer(
+            files["transformer"],
+            dtype=placement.dtype,
+            device=placement.transformer,
+            ema=ema,
+            loras=loras,
+        )
     )
     ranks = (placement.transformer, *placement.sharers)
     return Parts(

@@ -130,11 +130,19 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
     x: [b, l, n, d]; table: [l, d/2, 2], or [1, d/2, 2] for all. Returns [b, l, n, d] in float32, or
     in float64 when x is: the caller rounds, so that a cache can be written in the same kernel.
+
+    A pair is a complex number, and its turn a product. That is one kernel where kernels are called
+    one by one; a compiler, which would fuse the turn with what is around it, knows no complex
+    numbers, and gets the same product in real ones.
     """
     dtype = at_least_float32(x.dtype)
-    pairs = torch.view_as_complex(x.to(dtype).reshape(*x.shape[:-1], -1, 2))
-    turns = torch.view_as_complex(table.to(dtype)).unsqueeze(-2)
-    return torch.view_as_real(pairs * turns).flatten(-2)
+    pairs = x.to(dtype).reshape(*x.shape[:-1], -1, 2)
+    turns = table.to(dtype).unsqueeze(-3)
+    if torch.compiler.is_compiling():
+        (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+    turned = torch.view_as_complex(pairs) * torch.view_as_complex(turns)
+    return torch.view_as_real(turned).flatten(-2)
 
 
 def _rows(table: Tensor, start: int, end: int, what: str) -> Tensor:

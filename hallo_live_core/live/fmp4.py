@@ -148,7 +148,7 @@ class _Encoders:
     def __init__(self, clock: MediaClock, height: int, width: int) -> None:
         self._clock = clock
         self._video, self._audio = _open_h264(clock, height, width), _open_aac(clock)
-        video = Track(clock.fps.numerator, self._video.extradata or b"", height, width)
+        video = Track(clock.timescale, self._video.extradata or b"", height, width)
         audio = Track(clock.sample_rate, self._audio.extradata or b"", skip=AAC_FRAME)
         self._size = (height, width)
         self._frames = self._samples = 0
@@ -162,16 +162,17 @@ class _Encoders:
                 "All frames of a stream have one size",
                 found=f"{frames.shape[1]}x{frames.shape[2]} after {self._size[0]}x{self._size[1]}",
             )
-        units = self._clock.fps.denominator
-        start = self._frames * units
+        ticks = self._clock.frame_ticks
+        start = ticks(self._frames)
         samples = []
         for index, pixels in enumerate(frames):
-            frame = picture_frame(pixels, self._frames, self._clock.fps)
+            frame = picture_frame(pixels, self._frames, self._clock)
             if is_key and index == 0:
                 frame.pict_type = require_av().video.frame.PictureType.I
+            lasts = ticks(self._frames + 1) - ticks(self._frames)
             self._frames += 1
             samples += [
-                Sample(length_prefixed(bytes(packet)), units, packet.is_keyframe)
+                Sample(length_prefixed(bytes(packet)), lasts, packet.is_keyframe)
                 for packet in self._video.encode(frame)
             ]
         return TrackRun(VIDEO_TRACK, start, samples)
@@ -194,17 +195,15 @@ def _covers(run: TrackRun, clock: MediaClock) -> tuple[Fraction, Fraction]:
     """From when to when a run is seen or heard."""
     length = sum(sample.duration for sample in run.samples)
     if run.track == VIDEO_TRACK:
-        return Fraction(run.start, clock.fps.numerator), Fraction(
-            run.start + length, clock.fps.numerator
-        )
+        scale = clock.timescale
+        return Fraction(run.start, scale), Fraction(run.start + length, scale)
     start = run.start - AAC_FRAME
     return clock.sample_time(max(0, start)), clock.sample_time(start + length)
 
 
 def _open_h264(clock: MediaClock, height: int, width: int) -> VideoCodecContext:
     context = require_av().CodecContext.create("libx264", "w")
-    set_up_picture(context, height, width)
-    context.framerate, context.time_base = clock.fps, 1 / clock.fps
+    set_up_picture(context, clock, height, width)
     context.options = dict(LIVE_ENCODER)
     return _opened(context)
 

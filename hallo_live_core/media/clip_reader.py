@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,12 @@ MAX_SECONDS = 60.0
 OUR_COMMENT = "Hallo-Live "
 """How the comment begins in clips whose title is their prompt."""
 
+ALMOST_HALF = 0.45
+"""Of a frame's time: less is what containers round, and no other rate."""
+
+TIME_NOISE = 1e-3
+"""Seconds by which a frame may appear late in a file with coarse time stamps."""
+
 DEFAULT_RATE = 16_000
 """Hz, for clips without sound."""
 
@@ -48,7 +56,8 @@ def read_clip(path: str | Path, *, prompt: str = "", max_seconds: float = MAX_SE
             if not container.streams.video:
                 raise MediaError(f"{path.name} has no picture", fix="choose a video file")
             fps = container.streams.video[0].average_rate or Fraction(0)
-            frames, start = _read_picture(container, max_seconds)
+            frames, times = _read_picture(container, max_seconds)
+        frames, start = [frames[i] for i in evenly(times, fps)], times[0] if times else 0.0
         samples, rate = None, DEFAULT_RATE
         with av.open(str(path)) as container:
             if container.streams.audio:
@@ -73,19 +82,34 @@ def read_prompt(path: str | Path) -> str:
     return metadata.get("title", "") if ours else ""
 
 
-def _read_picture(container: InputContainer, max_seconds: float) -> tuple[list[Tensor], float]:
-    """Frames [h, w, 3], and the time of the first in seconds."""
+def evenly(times: Sequence[float], fps: Fraction) -> list[int]:
+    """Which frame is seen at 0, 1 / fps, 2 / fps, ... of frames that appear at `times`, in seconds.
+
+    All, one after the other, where the rate is constant: no frame is off by half a frame's time.
+    Streams that went on for long are no such clips: their picture follows the sound (`MediaClock`).
+    """
+    if not times or fps <= 0:
+        return list(range(len(times)))
+    grid = [float(times[0] + i / fps) for i in range(len(times))]
+    if all(abs(at - time) * fps < ALMOST_HALF for at, time in zip(grid, times, strict=True)):
+        return list(range(len(times)))
+    return [bisect_right(times, at + TIME_NOISE) - 1 for at in grid]
+
+
+def _read_picture(
+    container: InputContainer, max_seconds: float
+) -> tuple[list[Tensor], list[float]]:
+    """Frames [h, w, 3], and when each appears, in seconds."""
     frames: list[Tensor] = []
-    start = 0.0
+    times: list[float] = []
     for frame in container.decode(video=0):
         time = frame.time or 0.0
-        if not frames:
-            start = time
-        if time - start >= max_seconds:
+        if frames and time - times[0] >= max_seconds:
             logger.warning("%s is long: only its first %g s are read", container.name, max_seconds)
             break
         frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
-    return frames, start
+        times.append(time)
+    return frames, times
 
 
 def _read_sound(

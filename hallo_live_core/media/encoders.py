@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..clock import MediaClock
 from ..errors import MediaError
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def require_av() -> ModuleType:
     return av
 
 
-def set_up_picture(context: VideoCodecContext, height: int, width: int) -> None:
-    """Size, pixel format and colours of an H.264 encoder that has not been opened yet."""
+def set_up_picture(context: VideoCodecContext, clock: MediaClock, height: int, width: int) -> None:
+    """Rate, size, pixel format and colours of an H.264 encoder that has not been opened yet."""
+    context.framerate, context.time_base = clock.fps, Fraction(1, clock.timescale)
     context.width, context.height, context.pix_fmt = width, height, PIXEL_FORMAT
     context.colorspace = context.color_primaries = context.color_trc = BT709
     context.color_range = LIMITED_RANGE
@@ -59,11 +61,11 @@ def set_up_sound(context: AudioCodecContext) -> None:
     context.bit_rate = AUDIO_BIT_RATE
 
 
-def picture_frame(pixels: np.ndarray, index: int, fps: Fraction) -> VideoFrame:
-    """Frame number `index` for the encoder, from uint8 [h, w, 3]."""
+def picture_frame(pixels: np.ndarray, index: int, clock: MediaClock) -> VideoFrame:
+    """Frame number `index` for the encoder, from uint8 [h, w, 3]; its time counts ticks."""
     frame = require_av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     frame = frame.reformat(format=PIXEL_FORMAT, dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
-    frame.pts, frame.time_base = index, 1 / fps
+    frame.pts, frame.time_base = clock.frame_ticks(index), Fraction(1, clock.timescale)
     return frame
 
 

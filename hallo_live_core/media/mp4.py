@@ -7,7 +7,8 @@ picture and sound last equally long, to the sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,8 +28,10 @@ from .encoders import (
     set_up_sound,
     sound_frame,
 )
+from .kept_sound import KeptSound
 
 if TYPE_CHECKING:
+    from av import Packet
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
 
@@ -72,7 +75,7 @@ class Mp4Writer:
         self._clock = clock or MediaClock()
         self._metadata = dict(metadata or {})
         self._growing: _GrowingFile | None = None
-        self._sound: list[np.ndarray] = []
+        self._sound = KeptSound()
         self._frames = 0
         self._closed = False
         self._failures = (require_av().FFmpegError, OSError)
@@ -93,8 +96,8 @@ class Mp4Writer:
         if self._closed:
             raise MediaError(f"The clip {self.path.name} is finished", fix="open a new writer")
         sound = chunk.samples.detach().to(torch.float32).clamp(-1, 1).numpy()
-        self._sound.append(sound)
         try:
+            self._sound.add(sound)
             if self._growing is not None:
                 self._growing.add_sound(sound)
             for frame in chunk.frames.numpy():
@@ -115,6 +118,7 @@ class Mp4Writer:
                 raise self._failed(error) from error
             self.partial_path.unlink()
         self._closed = True
+        self._sound.close()
         return self.path if self._frames else None
 
     def _grow(self, height: int, width: int) -> _GrowingFile:
@@ -122,7 +126,7 @@ class Mp4Writer:
         if self._growing is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._growing = _GrowingFile(self.partial_path, self._clock, height, width)
-            for sound in self._sound:
+            for _, sound in self._sound.parts(0, self._sound.length, AAC_FRAME):
                 self._growing.add_sound(sound)
         return self._growing
 
@@ -134,9 +138,8 @@ class Mp4Writer:
         decoders then give exactly the samples of the picture's length.
         """
         av = require_av()
-        sound = self._sound_of_picture_length()
-        lead = -len(sound) % AAC_FRAME
-        sound = np.concatenate([np.zeros(lead, np.float32), sound])
+        length = self._clock.samples_for_frames(self._frames)
+        lead = -length % AAC_FRAME
         rate = self._clock.sample_rate
         with (
             av.open(str(self.partial_path)) as source,
@@ -147,19 +150,17 @@ class Mp4Writer:
             # Opaque: no encoder, whose parameter sets PyAV 14.2 would write instead of the copy's.
             video = target.add_stream_from_template(picture, opaque=True)
             audio = _add_aac(target, rate)
-            for start in range(0, len(sound), AAC_FRAME):
-                part = sound[start : start + AAC_FRAME]
-                target.mux(audio.encode(sound_frame(part, start - lead, rate)))
-            target.mux(audio.encode(None))
-            for packet in source.demux(picture):
-                if packet.dts is not None:
+            packets = (packet for packet in source.demux(picture) if packet.dts is not None)
+            for start, part in self._sound.parts(-lead, length, AAC_FRAME):
+                target.mux(audio.encode(sound_frame(part, start, rate)))
+                # The picture in step with it: the muxer holds what it cannot interleave yet.
+                for packet in _until(packets, Fraction(start + AAC_FRAME, rate)):
                     packet.stream = video
                     target.mux(packet)
-
-    def _sound_of_picture_length(self) -> np.ndarray:
-        sound = np.concatenate([*self._sound, np.zeros(0, np.float32)])
-        length = self._clock.samples_for_frames(self._frames)
-        return np.pad(sound[:length], (0, max(0, length - len(sound))))
+            target.mux(audio.encode(None))
+            for packet in packets:
+                packet.stream = video
+                target.mux(packet)
 
     def _failed(self, error: Exception) -> MediaError:
         return MediaError(
@@ -180,14 +181,14 @@ class _GrowingFile:
         self._video = self._container.add_stream(
             "libx264", rate=clock.fps, options=dict(VIDEO_ENCODER)
         )
-        set_up_picture(self._video.codec_context, height, width)
+        set_up_picture(self._video.codec_context, clock, height, width)
         self._audio = _add_aac(self._container, clock.sample_rate)
         self._frames = 0
         self._samples = 0
 
     def add_frame(self, pixels: np.ndarray) -> None:
         """Encode one frame, uint8 [h, w, 3]."""
-        frame = picture_frame(pixels, self._frames, self._clock.fps)
+        frame = picture_frame(pixels, self._frames, self._clock)
         self._frames += 1
         self._container.mux(self._video.encode(frame))
 
@@ -203,6 +204,14 @@ class _GrowingFile:
         self._container.mux(self._audio.encode(None))
         self._container.mux(self._video.encode(None))
         self._container.close()
+
+
+def _until(packets: Iterator[Packet], time: Fraction) -> Iterator[Packet]:
+    """The packets up to the first one that is decoded at `time` or later, in seconds."""
+    for packet in packets:
+        yield packet
+        if (packet.dts or 0) * (packet.time_base or Fraction(1)) >= time:
+            return
 
 
 def _add_aac(container: OutputContainer, sample_rate: int) -> AudioStream:

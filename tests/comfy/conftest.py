@@ -19,7 +19,9 @@ import torch
 from .graphs import tiny
 
 ROOT = Path(__file__).parents[2]
-PACK_PARTS = ("__init__.py", "nodes", "hallo_live_core", "web", "workflows", "pyproject.toml")
+PACK_PARTS = (
+    "__init__.py", "hallo_live_core", "nodes", "pyproject.toml", "subgraphs", "web", "workflows",
+)  # fmt: skip
 BOOT_SECONDS = 120
 RUN_SECONDS = 120
 NEEDED = ("aiohttp", "alembic", "comfyui_frontend_package", "yaml")

@@ -16,10 +16,19 @@ MODEL, CLIP, VAE, TEXT, SAMPLER = "1", "2", "3", "4", "5"
 """Node numbers in both workflows."""
 
 
+def shipped(name: str) -> dict:
+    """A workflow in API form."""
+    path = ROOT / "workflows" / "api" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def tiny(name: str) -> dict:
     """A shipped API workflow with the tiny models, at a size a CPU makes in a moment."""
-    path = ROOT / "workflows" / "api" / f"{name}.json"
-    graph = json.loads(path.read_text(encoding="utf-8"))
+    return as_tiny(shipped(name))
+
+
+def as_tiny(graph: dict) -> dict:
+    """The same graph with the tiny models, and small."""
     graph[MODEL]["inputs"]["model_name"] = "hallolive_dit.safetensors"
     graph[CLIP] = {
         "class_type": "HalloLiveTextEncoderLoader",

@@ -1,22 +1,16 @@
-"""The player on ComfyUI's page, in a real browser; skipped without Chromium or Playwright.
-
-Screenshots go to the folder that HALLO_LIVE_SCREENSHOTS names, else to pytest's.
-"""
+"""The player on ComfyUI's page, in a real browser; skipped without Chromium or Playwright."""
 
 import json
-import os
 import time
 import uuid
 from pathlib import Path
 
 import pytest
 
+from .canvas import Canvas
 from .graphs import SECONDS, SIDE
 
 ROOT = Path(__file__).parents[2]
-READY = "window.app && window.app.graph && window.app.extensionManager"
-PACK_PATH = "/extensions/ComfyUI-HalloLive/"
-WAIT_MS = 60_000
 LONG = 30
 
 SAMPLER, PLAYER = "HalloLiveStreamSampler", "HalloLivePlayer"
@@ -26,62 +20,21 @@ SOUND = "document.querySelector('.hl-video').webkitAudioDecodedByteCount"
 STATE = "document.querySelector('.hl-player').dataset.state"
 MODE = "document.querySelector('.hl-player').dataset.mode"
 NODE = f"window.app.graph.nodes.find((node) => node.comfyClass === '{SAMPLER}')"
-QUEUE_BUTTON = "[data-testid='queue-button'] button >> nth=0"
 
 
-class Canvas:
-    """ComfyUI's page with our workflow on it."""
-
-    def __init__(self, browser, server, *, nodes_2: bool = False, policy: bool = False) -> None:
-        for name, value in (("TutorialCompleted", True), ("VueNodes.Enabled", nodes_2)):
-            server.post(f"/settings/Comfy.{name}", value)
-        context = browser.new_context(
-            viewport={"width": 1500, "height": 950},
-            bypass_csp=not policy,  # the test server's page allows no blob: as source of a video
-            permissions=["clipboard-read", "clipboard-write"],
-        )
-        self.server, self.page, self.complaints = server, context.new_page(), []
-        self.page.on("console", self._listen)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(f"http://127.0.0.1:{server.port}", wait_until="domcontentloaded")
-        self.wait(READY)
-        self.page.keyboard.press("Escape")
-
-    def _listen(self, message) -> None:
-        place = message.location.get("url", "")
-        if message.type in {"error", "warning"} and (
-            PACK_PATH in place or "hallo" in message.text.lower()
-        ):
-            self.complaints.append(f"{message.text} ({place})")
-
-    def ask(self, expression: str, argument=None):
-        return self.page.evaluate(expression, argument)
-
-    def wait(self, condition: str) -> None:
-        """Wait until it is true; as long as the page has no player, it is not."""
-        careful = f"() => {{ try {{ return {condition} }} catch {{ return false }} }}"
-        self.page.wait_for_function(careful, timeout=WAIT_MS, polling=50)
+class PlayerCanvas(Canvas):
+    """The page with our streaming workflow on it."""
 
     def load(self, *, seed: int, seconds: int, workflow_id: str = "", **extra) -> None:
         """Our workflow from its file, with tiny models."""
         graph = tiny_canvas(seed=seed, seconds=seconds) | extra
         if workflow_id:
             graph["id"] = workflow_id
-        self.ask("(graph) => window.app.loadGraphData(graph, true, true, 'test')", graph)
+        self.open(graph)
         self.wait("document.querySelector('.hl-player') !== null")
-
-    def press_run(self) -> None:
-        self.page.locator(QUEUE_BUTTON).click()
 
     def wait_until_playing(self) -> None:
         self.wait(f"{TIME} > 0.2 && {STATE} === 'running'")
-
-    def shoot(self, name: str, folder: Path) -> None:
-        folder = Path(os.environ.get("HALLO_LIVE_SCREENSHOTS", folder))
-        self.page.screenshot(path=folder / f"{name}.png")
-
-    def close(self) -> None:
-        self.page.context.close()
 
 
 def tiny_canvas(*, seed: int, seconds: int) -> dict:
@@ -105,7 +58,7 @@ def tiny_canvas(*, seed: int, seconds: int) -> dict:
 
 @pytest.fixture(params=[False, True], ids=["classic", "Nodes 2.0"])
 def either(request, browser, server):
-    canvas = Canvas(browser, server, nodes_2=request.param)
+    canvas = PlayerCanvas(browser, server, nodes_2=request.param)
     yield canvas
     canvas.close()
     assert canvas.complaints == []
@@ -113,7 +66,7 @@ def either(request, browser, server):
 
 @pytest.fixture(scope="module")
 def shared(browser, server):
-    canvas = Canvas(browser, server)
+    canvas = PlayerCanvas(browser, server)
     yield canvas
     canvas.close()
 
@@ -267,7 +220,7 @@ def test_a_removed_node_stops_watching(canvas):
 
 
 def test_where_the_page_s_policy_forbids_media_source_the_plain_url_plays(browser, server):
-    canvas = Canvas(browser, server, policy=True)
+    canvas = PlayerCanvas(browser, server, policy=True)
     try:
         canvas.load(seed=210, seconds=LONG)
         canvas.press_run()

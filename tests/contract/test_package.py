@@ -13,7 +13,7 @@ from tools.check_release import complaints
 ROOT = Path(__file__).parents[2]
 PACKED = {
     "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "hallo_live_core", "nodes",
-    "pyproject.toml", "requirements.txt", "tools", "web", "workflows",
+    "pyproject.toml", "requirements.txt", "subgraphs", "tools", "web", "workflows",
 }  # fmt: skip
 MAX_BYTES = 2_000_000
 MAX_FILE_BYTES = 150_000

@@ -85,3 +85,20 @@ def test_positions_beyond_the_session_are_refused():
 
 def test_the_session_counts_the_bytes_of_its_tables():
     assert tables().nbytes == (3 * 6 + 10) * 12 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_compiler_gets_the_same_rotation_without_complex_numbers(dtype):
+    x = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    table = cos_sin(audio_angles(5, 8, 0.2))
+    graphs = []
+
+    def keep(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(rotate, backend=keep, fullgraph=True)(x, table)
+    assert compiled.dtype == rotate(x, table).dtype
+    torch.testing.assert_close(compiled, rotate(x, table), rtol=1e-6, atol=1e-6)
+    assert not any("complex" in str(node.target) for node in graphs[0].graph.nodes)

@@ -1,5 +1,6 @@
 """The dual-stream transformer: student, teacher and critic."""
 
+from .fused import fuse_projections
 from .fusion import DualStreamDiT, Flows, FusionBlock
 from .passes import (
     CachedPass,
@@ -20,6 +21,7 @@ __all__ = [
     "MaskedPass",
     "RaggedSizes",
     "TeacherPass",
+    "fuse_projections",
     "sdpa",
     "stack_ragged",
     "unstack_ragged",

@@ -70,12 +70,15 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(dim, config.eps, **place)
         self.norm_k = RMSNorm(dim, config.eps, **place)
 
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [b, l, n, d]; queries and keys turned, keys not yet rounded."""
+        q = rotate(split_heads(self.norm_q(self.q(x)), self.num_heads), rotary).to(x.dtype)
+        k = rotate(split_heads(self.norm_k(self.k(x)), self.num_heads), rotary)
+        return q, k, split_heads(self.v(x), self.num_heads)
+
     def forward(self, x: Tensor, rotary: Tensor, visible: Visible) -> Tensor:
         """x: [b, l, dim]; rotary: [l, d/2, 2]. Returns [b, l, dim]."""
-        q = rotate(_heads(self.norm_q(self.q(x)), self.num_heads), rotary).to(x.dtype)
-        k = rotate(_heads(self.norm_k(self.k(x)), self.num_heads), rotary)
-        v = _heads(self.v(x), self.num_heads)
-        return self.o(visible.attend(q, k, v))
+        return self.o(visible.attend(*self.project(x, rotary)))
 
 
 class CrossAttention(nn.Module):
@@ -110,24 +113,24 @@ class CrossAttention(nn.Module):
 
     def text_keys(self, text: Tensor) -> KeysValues:
         """Keys and values [b, text_len, n, d] of prompt tokens [b, text_len, dim]."""
-        k = _heads(self.norm_k(self.k(text)), self.num_heads)
-        return k, _heads(self.v(text), self.num_heads)
+        k = split_heads(self.norm_k(self.k(text)), self.num_heads)
+        return k, split_heads(self.v(text), self.num_heads)
 
     def fusion_keys(self, other: Tensor, rotary: Tensor) -> KeysValues:
         """Keys and values of the other stream's tokens [b, l, other_dim]; keys not yet rounded."""
         other = self.pre_attn_norm_fusion(other)
-        k = rotate(_heads(self.norm_k_fusion(self.k_fusion(other)), self.num_heads), rotary)
-        return k, _heads(self.v_fusion(other), self.num_heads)
+        k = rotate(split_heads(self.norm_k_fusion(self.k_fusion(other)), self.num_heads), rotary)
+        return k, split_heads(self.v_fusion(other), self.num_heads)
 
     def forward(
         self, x: Tensor, rotary: Tensor, text: KeysValues, other: KeysValues, visible: Visible
     ) -> Tensor:
         """x: [b, l, dim]; text, other: what the two methods above return. Returns [b, l, dim]."""
-        q = _heads(self.norm_q(self.q(x)), self.num_heads)
+        q = split_heads(self.norm_q(self.q(x)), self.num_heads)
         seen = visible.attend(rotate(q, rotary).to(x.dtype), *other)
         return self.o(visible.attend_all(q, *text) + seen)
 
 
-def _heads(x: Tensor, num_heads: int) -> Tensor:
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[b, l, n * d] to [b, l, n, d], a view."""
     return x.unflatten(-1, (num_heads, -1))

@@ -55,8 +55,14 @@ def block_modulation(table: ModulationTable, projection: Tensor) -> BlockModulat
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without weights, times scale, plus shift: [b, l, dim], l split into g groups."""
-    normed = functional.layer_norm(x, x.shape[-1:], eps=eps).unflatten(1, (shift.shape[1], -1))
+    """LayerNorm without weights, times scale, plus shift: [b, l, dim], l split into g groups.
+
+    Where all tokens share one row, the row takes the place of the norm's weights: one kernel.
+    """
+    width = x.shape[-1:]
+    if shift.numel() == x.shape[-1] and shift.dtype == x.dtype:
+        return functional.layer_norm(x, width, scale.flatten(), shift.flatten(), eps)
+    normed = functional.layer_norm(x, width, eps=eps).unflatten(1, (shift.shape[1], -1))
     return torch.addcmul(shift, normed, scale).flatten(1, 2)
 
 

@@ -24,6 +24,13 @@ TO_PUBLISHED: tuple[tuple[str, str], ...] = (
     (r"^(video|audio)\.(.+)$", r"\1_model.\2"),
 )
 
+FUSED: dict[str, tuple[str, ...]] = {
+    "self_attn.qkv": ("self_attn.q", "self_attn.k", "self_attn.v"),
+    "self_attn.norm_qk": ("self_attn.norm_q", "self_attn.norm_k"),
+    "cross_attn.kv_fusion": ("cross_attn.k_fusion", "cross_attn.v_fusion"),
+}
+"""Layers that `fused.fuse_projections` makes, and the published ones that stand in their rows."""
+
 
 def to_module(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published names to those of `DualStreamDiT`; names that are ours already stay.
@@ -37,12 +44,38 @@ def to_module(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of `DualStreamDiT` to the published ones.
+    """Names of `DualStreamDiT` to the published ones; fused layers come apart, as views.
 
     Raises:
         CheckpointError: a name is not one of ours.
     """
-    return _rename_all(weights, TO_PUBLISHED)
+    return _rename_all(split_fused(weights), TO_PUBLISHED)
+
+
+def split_fused(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a `DualStreamDiT` as if its projections had never been fused, as views."""
+    parts: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        names = _parts(name)
+        parts.update(
+            zip(names, tensor.chunk(len(names)), strict=True) if names else [(name, tensor)]
+        )
+    return parts
+
+
+def rows_of(name: str, weights: Mapping[str, Tensor]) -> tuple[str, int, int] | None:
+    """Where a weight of ours stands: in which tensor of `weights`, from which row on, how many.
+
+    None for one that is there under its own name, or not at all.
+    """
+    layer, _, kind = name.rpartition(".")
+    for fused, parts in FUSED.items():
+        for i, part in enumerate(parts):
+            whole = f"{layer.removesuffix(part)}{fused}.{kind}"
+            if layer.endswith(f".{part}") and whole in weights:
+                rows = len(weights[whole]) // len(parts)
+                return whole, i * rows, rows
+    return None
 
 
 def module_name(name: str) -> str | None:
@@ -101,6 +134,16 @@ def _stream_config(
         text_dim=shapes[f"{stream}.text_embedding.0.weight"][1],
         text_len=text_len,
     )
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The names of the tensors that stand in a fused one; none for any other."""
+    layer, _, kind = name.rpartition(".")
+    for fused, parts in FUSED.items():
+        if layer.endswith(f".{fused}"):
+            start = layer.removesuffix(fused)
+            return tuple(f"{start}{part}.{kind}" for part in parts)
+    return ()
 
 
 def _num_layers(names: Iterable[str]) -> int:
