@@ -28,6 +28,11 @@ VOCODER = {
     "url": HUGGING_FACE + "hkchengrex/MMAudio/resolve/main/ext_weights/best_netG.pt",
     "directory": "vae",
 }
+LIGHT_VAE = {
+    "name": "taew2_2.safetensors",
+    "url": "https://github.com/madebyollin/taehv/raw/main/safetensors/taew2_2.safetensors",
+    "directory": "vae_approx",
+}
 TRANSFORMER = {
     "name": "hallolive_dit.pt",
     "url": HUGGING_FACE + "fudan-generative-ai/Hallo-Live",
@@ -66,39 +71,41 @@ class Workflow:
             node.number = number
 
 
-def _loaders() -> tuple[Node, Node, Node, Node]:
+def _loaders(*, light: bool = False) -> tuple[Node, Node, Node, Node]:
+    """Model, text encoder, decoders, words. light: all that takes less memory."""
     model = Node(
         "HalloLiveModelLoader",
         (0, 0),
         (380, 130),
-        {"model_name": TRANSFORMER["name"]},
+        {"model_name": TRANSFORMER["name"]} | ({"weight_dtype": "fp8_e4m3fn"} if light else {}),
         models=[TRANSFORMER],
     )
     clip = Node(
         "CLIPLoader",
         (0, 180),
         (380, 110),
-        {"clip_name": UMT5["name"], "type": "wan"},
+        {"clip_name": UMT5["name"], "type": "wan"} | ({"device": "cpu"} if light else {}),
         models=[UMT5],
     )
+    video_vae = LIGHT_VAE if light else VIDEO_VAE
     vae = Node(
         "HalloLiveVAELoader",
         (0, 340),
         (380, 150),
         {
-            "video_vae": VIDEO_VAE["name"],
+            "video_vae": video_vae["name"],
             "audio_vae": AUDIO_VAE["name"],
             "vocoder": VOCODER["name"],
         },
-        models=[VIDEO_VAE, AUDIO_VAE, VOCODER],
+        models=[video_vae, AUDIO_VAE, VOCODER],
     )
     text = Node("HalloLiveTextEncode", (430, 0), (420, 560), {"clip": clip[0]})
     return model, clip, vae, text
 
 
-def from_prompt_to_clip(name: str) -> Workflow:
+def from_prompt_to_clip(name: str, *, light: bool = False) -> Workflow:
     """Loaders, words and the stream sampler; what happens to the clip is left open."""
-    model, clip, vae, text = _loaders()
+    model, clip, vae, text = _loaders(light=light)
     inputs = {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
     sampler = Node("HalloLiveStreamSampler", (900, 0), (480, 700), inputs)
     return Workflow(name, [model, clip, vae, text, sampler], note="")
@@ -225,6 +232,22 @@ def best_of_four() -> Workflow:
     return Workflow("Best of four", nodes, what)
 
 
+def low_vram() -> Workflow:
+    """The streaming workflow with all that takes less memory."""
+    nodes = from_prompt_to_clip("", light=True).nodes
+    inputs = {"video": nodes[-1][0], "filename_prefix": "video/hallo-live-light"}
+    save = Node("SaveVideo", (1430, 0), (420, 420), inputs)
+    what = (
+        "The streaming workflow for a smaller card. Three choices save memory, each can be undone "
+        "alone: weight_dtype fp8_e4m3fn halves the transformer, the light decoder "
+        f"[taew2_2]({LIGHT_VAE['url']}) (models/vae_approx, in place of wan2.2_vae) needs a "
+        "200th of the work, and the text encoder runs on the CPU. The picture is softer, the clip "
+        "slightly another one than in 16 bits. If it is still too much: a smaller width and "
+        "height first, fewer seconds second."
+    )
+    return Workflow("Small card", [*nodes, save], what)
+
+
 def workflows() -> list[Workflow]:
     """All of them."""
-    return [streaming(), two_steps(), best_of_four(), first_frame()]
+    return [streaming(), two_steps(), first_frame(), low_vram(), best_of_four()]

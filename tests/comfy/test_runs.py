@@ -28,6 +28,7 @@ from .graphs import (
     TEXT,
     VAE,
     picture_and_sound,
+    tiny,
     with_inputs,
 )
 
@@ -79,6 +80,14 @@ def test_a_saved_clip_restores_its_workflow(server, streaming):
     outputs = server.run(with_inputs(streaming, SAMPLER, seed=2))
     with av.open(str(server.file(outputs[SAMPLER]["video"][0]))) as clip:
         assert json.loads(clip.metadata["prompt"])[SAMPLER]["inputs"]["seed"] == 2
+
+
+def test_the_workflow_for_small_cards_makes_a_clip(server, tiny_models):
+    graph = tiny("Small card")
+    assert graph[MODEL]["inputs"]["weight_dtype"] == "fp8_e4m3fn"
+    graph[VAE]["inputs"]["video_vae"] = "taew2_2.safetensors"
+    frames, _, size = picture_and_sound(server.file(server.run(graph)["6"]["images"][0]))
+    assert (frames, size) == (FRAMES, (SIDE, SIDE))
 
 
 def test_two_steps_make_a_clip_of_the_same_length(server, two_steps):

@@ -47,7 +47,7 @@ def load(path: Path) -> dict:
 
 
 def test_there_are_workflows():
-    assert len(CANVAS) >= 3
+    assert len(CANVAS) >= 4
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,12 @@ def test_every_file_that_a_loader_names_says_where_it_comes_from(path):
         assert named == offered
         for model in properties.get("models", []):
             assert model["url"].startswith("https://")
-            assert model["directory"] in {"diffusion_models", "text_encoders", "vae"}
+            assert model["directory"] in {
+                "diffusion_models",
+                "text_encoders",
+                "vae",
+                "vae_approx",
+            }
 
 
 @any_workflow
