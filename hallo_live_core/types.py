@@ -20,6 +20,12 @@ class Request:
     width are pixels. correlated_noise draws the initial noise of both streams from the same
     seed, as the research code does (spec 02 §2). first_frame is the normalised latent
     [1, 1, c, height / 16, width / 16] of a picture that the clip begins with (spec 02 §6).
+
+    seconds = 0 goes on until somebody ends it. window_blocks bounds what the stream remembers
+    (`functional.window`): that many blocks, the first sink_blocks always among them; 0: all of it,
+    as published, or 5 where there is no end. Once the window moves, the picture follows the sound
+    at 25 fps; constant_rate keeps 24 and lets them drift by 40 ms a second. looks_back makes a
+    stream run through what it remembers again when its prompt changes.
     """
 
     prompt: str = ""
@@ -30,6 +36,10 @@ class Request:
     width: int = 992
     correlated_noise: bool = False
     first_frame: Tensor | None = field(default=None, compare=False, repr=False)
+    window_blocks: int = 0
+    sink_blocks: int = 1
+    constant_rate: bool = False
+    looks_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class Progress:
     """Where a run stands; handed to the progress callback after every pass and every latent.
 
     stage is "denoise" or "decode"; done and total count passes plus latents of the whole run.
+    num_blocks and total are 0 where the run has no end.
     """
 
     stage: str

@@ -22,12 +22,13 @@ from ..functional.blocks import ClipPlan
 from ..functional.noise import ClipShape, CorrelatedNoise, SeededNoise
 from ..functional.request import check_request, plan_request
 from ..functional.schedule import NoiseSchedule
+from ..functional.script import NextSaid
 from ..models.audio_vae.audio_decoder import AudioDecoder
 from ..models.dit import DualStreamDiT
 from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
 from ..models.video_vae.latents import SPATIAL_COMPRESSION
-from ..sampling.denoiser import Denoiser
+from ..sampling.denoiser import Denoiser, check_window
 from ..sampling.first_frame import pin_first_frame
 from ..sampling.sampler import PassDone, stream_passes
 from ..sampling.split import SplitTransformer, leader, open_network
@@ -41,7 +42,7 @@ from ..types import (
     TextContext,
 )
 from .parts import DECODERS, load_parts
-from .run import Run, until_finished
+from .run import Run, texts_of, until_finished
 
 ACTIVATION_WIDTHS = 12
 """Tensors of model width that one layer holds at a time, besides the hidden layer of its MLP."""
@@ -111,7 +112,14 @@ class HalloLive:
             RequestError: length, size, seed or look-ahead cannot work.
             PromptError: the prompt is empty or its tags do not match.
         """
-        return check_request(request, self.settings, rope_rows=self._rope_rows)
+        return self._plan(request, None)
+
+    def clock_for(self, request: Request) -> MediaClock:
+        """The times of its frames: where its window moves, the picture follows the sound."""
+        plan = plan_request(request, self.settings, rope_rows=self._rope_rows)
+        if not plan.slides or request.constant_rate:
+            return self.clock
+        return replace(self.clock, follow_after=plan.remembered.video_latents)
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> TextContext:
@@ -126,19 +134,21 @@ class HalloLive:
         text: TextContext | None = None,
         on_progress: ProgressCallback | None = None,
         should_stop: CancelCheck | None = None,
+        next_said: NextSaid | None = None,
     ) -> Generator[LatentBlock, None, None]:
         """Yield the clip's blocks of clean, normalised latents.
 
         text replaces the request's prompt. on_progress is called after every pass of the network
-        and may raise; should_stop is asked before the next one.
+        and may raise; should_stop is asked before the next one. next_said is asked before every
+        block but the first for another prompt, such as a `Script`.
 
         Raises:
             RequestError, PromptError: before anything runs.
             Cancelled: `should_stop` said so.
         """
         plan = self._plan(request, text)
-        run = Run(plan.num_blocks, self._passes(plan), on_progress, should_stop)
-        for event in self._denoise(request, plan, text):
+        run = Run.of(request, plan, self._passes(plan), on_progress, should_stop)
+        for event in self._denoise(request, plan, text, next_said):
             if isinstance(event, LatentBlock):
                 yield event
             else:
@@ -159,7 +169,7 @@ class HalloLive:
         Raises:
             Cancelled: `should_stop` said so, between two latents.
         """
-        decoder = self._chunk_decoder()
+        decoder = self._chunk_decoder(self.clock)
         blocks = list(blocks)
         latents = sum(block.video.shape[1] for block in blocks)
         run = Run(len(blocks), latents, on_progress, should_stop)
@@ -178,6 +188,7 @@ class HalloLive:
         should_stop: CancelCheck | None = None,
         on_block: Callable[[LatentBlock], None] | None = None,
         should_finish: CancelCheck | None = None,
+        next_said: NextSaid | None = None,
     ) -> Generator[MediaChunk, None, None]:
         """Yield picture and sound of the clip, a chunk per video latent, as soon as each exists.
 
@@ -187,10 +198,10 @@ class HalloLive:
         The rest is as in `sample`. Ending the iteration early stops everything.
         """
         plan = self._plan(request, text)
-        decoder = self._chunk_decoder()
+        decoder = self._chunk_decoder(self.clock_for(request))
         total = self._passes(plan) + plan.video_latents
-        run = Run(plan.num_blocks, total, on_progress, should_stop)
-        events = until_finished(self._denoise(request, plan, text), should_finish)
+        run = Run.of(request, plan, total, on_progress, should_stop)
+        events = until_finished(self._denoise(request, plan, text, next_said), should_finish)
         if self.placement.decodes_beside:
             yield from self._stream_beside(events, decoder, run, on_block)
             return
@@ -232,19 +243,26 @@ class HalloLive:
         return (HALLO_5B if self._transformer is None else self._transformer.config).rope_rows
 
     def _plan(self, request: Request, text: TextContext | None) -> ClipPlan:
-        if text is None:
-            return self.check(request)
-        return plan_request(request, self.settings, rope_rows=self._rope_rows)
+        check = plan_request if text is not None else check_request
+        plan = check(request, self.settings, rope_rows=self._rope_rows)
+        if self._transformer is not None:
+            shape = self._session_shape(request, plan)
+            check_window(plan, shape.tokens_per_latent(self._transformer.config))
+        return plan
 
     def _passes(self, plan: ClipPlan) -> int:
         return plan.num_passes(len(self.settings.schedule.steps))
 
     def _session_shape(self, request: Request, plan: ClipPlan) -> SessionShape:
         height, width = _latent_size(request)
-        return SessionShape(plan=plan, height=height, width=width)
+        return SessionShape(plan=plan, height=height, width=width, keeps_video=request.looks_back)
 
     def _denoise(
-        self, request: Request, plan: ClipPlan, text: TextContext | None
+        self,
+        request: Request,
+        plan: ClipPlan,
+        text: TextContext | None,
+        next_said: NextSaid | None = None,
     ) -> Iterator[PassDone | LatentBlock]:
         model = _need(self._transformer, "transformer")
         device, dtype = self.placement.transformer, self.placement.dtype
@@ -262,15 +280,16 @@ class HalloLive:
         )
         source = CorrelatedNoise if request.correlated_noise else SeededNoise
         noise = source(clip, request.seed, device=device, dtype=dtype)
-        return stream_passes(Denoiser(network, state, schedule), noise)
+        next_text = None if next_said is None else texts_of(next_said, self.encode)
+        return stream_passes(Denoiser(network, state, schedule), noise, next_text=next_text)
 
-    def _chunk_decoder(self) -> ChunkDecoder:
+    def _chunk_decoder(self, clock: MediaClock) -> ChunkDecoder:
         video = _need(self._video_decoder, "video decoder")
         audio = _need(self._audio_decoder, "audio decoder")
         stream = VideoStream(
             video, device=self.placement.decoder, dtype=self.placement.decoder_dtype
         )
-        return ChunkDecoder(stream, AudioStream(audio), self.clock)
+        return ChunkDecoder(stream, AudioStream(audio), clock)
 
     def _stream_beside(
         self,

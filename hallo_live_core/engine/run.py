@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import Cancelled
+from ..functional.blocks import ClipPlan
+from ..functional.script import NextSaid
 from ..sampling.sampler import PassDone
-from ..types import CancelCheck, LatentBlock, MediaChunk, Progress, ProgressCallback
+from ..types import (
+    CancelCheck,
+    LatentBlock,
+    MediaChunk,
+    Progress,
+    ProgressCallback,
+    Request,
+    TextContext,
+)
 
 
 @dataclass(slots=True)
@@ -20,11 +30,26 @@ class Run:
     should_stop: CancelCheck | None
     done: int = 0
 
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        plan: ClipPlan,
+        total: int,
+        on_progress: ProgressCallback | None,
+        should_stop: CancelCheck | None,
+    ) -> Run:
+        """The run of a request; one without end has no number of blocks or steps."""
+        if request.seconds == 0:
+            return cls(0, 0, on_progress, should_stop)
+        return cls(plan.num_blocks, total, on_progress, should_stop)
+
     def step(self, stage: str, block: int) -> None:
         """A pass or a latent is done."""
         self.done += 1
+        total = self.total and max(self.total, self.done)  # looking back takes passes of its own
         if self.on_progress is not None:
-            self.on_progress(Progress(stage, block, self.num_blocks, self.done, self.total))
+            self.on_progress(Progress(stage, block, self.num_blocks, self.done, total))
         self.check()
 
     def check(self) -> None:
@@ -40,6 +65,18 @@ class Run:
                 continue
             yield chunk
             self.step("decode", chunk.block)
+
+
+def texts_of(
+    next_said: NextSaid, encode: Callable[[str], TextContext]
+) -> Callable[[int], TextContext | None]:
+    """`next_said` with prompts encoded when their turn comes."""
+
+    def next_text(block: int) -> TextContext | None:
+        said = next_said(block)
+        return encode(said) if isinstance(said, str) else said
+
+    return next_text
 
 
 def until_finished(

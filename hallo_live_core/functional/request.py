@@ -11,6 +11,7 @@ from ..errors import RequestError
 from ..prompts import check_prompt
 from ..types import Request
 from .blocks import ClipPlan
+from .window import Window
 
 SECONDS_PER_BLOCK = 1
 """A block of 6 video latents is 24 frames at 24 fps (spec 01 §1)."""
@@ -22,6 +23,9 @@ MAX_SEED = 2**64 - 1
 
 MAX_SECONDS = 86_400
 """A day: beyond the positions of any transformer, and still a number to reckon with."""
+
+TRAINED_BLOCKS = 5
+"""The length of the clips that the model was trained with (spec 01 §1)."""
 
 LONGEST_VALUE = 40
 """Characters of a wrong value that a message repeats."""
@@ -38,7 +42,7 @@ def plan_request(
     Raises:
         RequestError: length, size, seed or look-ahead cannot work.
     """
-    for name in ("height", "width", "seed", "lookahead"):
+    for name in ("height", "width", "seed", "lookahead", "window_blocks", "sink_blocks"):
         _check_whole(name, getattr(request, name))
     _check_size("height", request.height, rope_rows)
     _check_size("width", request.width, rope_rows)
@@ -46,15 +50,9 @@ def plan_request(
         raise RequestError(f"The seed must lie in 0..{MAX_SEED}", found=request.seed)
     _check_seconds(request.seconds)
     sizes = replace((settings or StreamSettings()).blocks, lookahead=request.lookahead)
-    plan = ClipPlan(sizes, math.ceil(request.seconds / SECONDS_PER_BLOCK))
-    positions = max(plan.audio_horizon, plan.video_latents)
-    if positions > rope_rows:
-        longest = (rope_rows - request.lookahead) // sizes.audio_latents
-        raise RequestError(
-            f"{float(request.seconds):g} seconds are more than the transformer has positions for",
-            found=f"{positions} audio latents with look-ahead, at most {rope_rows}",
-            fix=f"ask for at most {max(longest, 1)} seconds, or less look-ahead",
-        )
+    seconds = request.seconds or MAX_SECONDS
+    plan = ClipPlan(sizes, math.ceil(seconds / SECONDS_PER_BLOCK), _window(request))
+    _check_positions(request, plan, rope_rows)
     return plan
 
 
@@ -72,6 +70,38 @@ def check_request(
     """
     check_prompt(request.prompt)
     return plan_request(request, settings, rope_rows=rope_rows)
+
+
+def _window(request: Request) -> Window | None:
+    """What is remembered, if not everything; a stream without end needs a bound."""
+    if request.window_blocks == 0 and request.seconds > 0:
+        return None
+    return Window(request.window_blocks or TRAINED_BLOCKS, request.sink_blocks)
+
+
+def _check_positions(request: Request, plan: ClipPlan, rope_rows: int) -> None:
+    """What is remembered must have positions, and noise that is drawn at once must be bounded."""
+    held = plan.remembered
+    positions = max(held.audio_horizon, held.video_latents)
+    longest = max(1, (rope_rows - request.lookahead) // plan.sizes.audio_latents)
+    if positions > rope_rows and plan.window is None:
+        raise RequestError(
+            f"{float(request.seconds):g} seconds are more than the transformer has positions for",
+            found=f"{positions} audio latents with look-ahead, at most {rope_rows}",
+            fix=f"ask for at most {longest} seconds, or less look-ahead, or bound what is "
+            f"remembered: window_blocks={TRAINED_BLOCKS}",
+        )
+    if positions > rope_rows:
+        raise RequestError(
+            "The window is more than the transformer has positions for",
+            found=f"{held.num_blocks} blocks",
+            fix=f"remember at most {longest} blocks; the model was trained with {TRAINED_BLOCKS}",
+        )
+    if request.correlated_noise and plan.audio_latents > rope_rows:
+        raise RequestError(
+            "Correlated noise is drawn at once for the whole clip, and this one is too long",
+            fix=f"ask for at most {longest} seconds, or for independent noise",
+        )
 
 
 def _check_size(name: str, pixels: int, rope_rows: int) -> None:
@@ -98,11 +128,11 @@ def _check_whole(name: str, value: object) -> None:
 
 def _check_seconds(seconds: float) -> None:
     """Longer than this no clip is; the rest is not a length, or nothing that counts."""
-    if not (isinstance(seconds, numbers.Real) and 0 < seconds <= MAX_SECONDS):
+    if not (isinstance(seconds, numbers.Real) and 0 <= seconds <= MAX_SECONDS):
         raise RequestError(
             f"A clip needs a length above zero, and at most {MAX_SECONDS} seconds",
             found=f"{_short(seconds)} seconds",
-            fix="use 5",
+            fix="use 5, or 0 to go on until you stop it",
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
-from ..errors import RequestError, ShapeError
+from ..errors import HalloLiveError, RequestError, ShapeError
 from ..functional.blocks import Block, ClipPlan
 from ..functional.first_frame import start_with
 from ..functional.rope import earlier_in_time
@@ -17,7 +17,7 @@ from ..functional.schedule import NoiseSchedule, clean_from_flow
 from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.fp8_cache import Fp8KVCache
 from ..state.kv_cache import ATTENTION_WINDOW, Cache, ConcatCache, HistoryGradient, KVCache, Slide
-from ..state.session import SessionShape, SessionState, TimeRuns
+from ..state.session import SessionShape, SessionState, TextCache, TimeRuns
 from ..types import TextContext
 from .first_frame import block_times, given_latent
 
@@ -42,6 +42,10 @@ class Network(Protocol):
 
     def settle(self, video: Tensor, audio: Tensor, how: CachedPass, /) -> None:
         """See `DualStreamDiT.settle`."""
+        ...
+
+    def embed_text(self, text: TextContext, /) -> TextCache:
+        """Take another prompt in; returns what the session's first state remembers of it."""
         ...
 
 
@@ -95,7 +99,7 @@ class Denoiser:
             return Clean(picture, torch.cat([history, now], dim=1))
 
     def keep(self, block: Block, clean: Clean) -> None:
-        """Make the block's sound part of the history that later blocks read."""
+        """Make the block part of the history that later blocks read: its sound, at least."""
         place, history = self.state.plan.place(block), self.state.audio_history
         own = slice(place.first_audio, place.end_audio)
         if self.state.history_gradient == "straight_through":
@@ -104,6 +108,9 @@ class Denoiser:
                 self.state.audio_history = torch.cat(parts, dim=1)
         else:
             history[:, own].copy_(clean.audio[:, own].detach())
+        if self.state.video_history is not None:
+            picture = slice(place.first_video, place.end_video)
+            self.state.video_history[:, picture].copy_(clean.video.detach())
 
     @torch.no_grad()
     def settle(self, block: Block, clean: Clean) -> None:
@@ -111,12 +118,35 @@ class Denoiser:
 
         It is fed what the last step predicted, the sound's history included (spec 02 §3, item 6).
         """
-        context, block = self.schedule.context, self.state.plan.place(block)
-        self.model.settle(
-            clean.video,
-            clean.audio,
-            self._call(block, ((context, block.num_video),), ((context, clean.audio.shape[1]),)),
-        )
+        self._settle(self.state.plan.place(block), clean)
+
+    @torch.no_grad()
+    def say(self, text: TextContext) -> None:
+        """From now on the network reads another prompt, [b or 1, text_len, text_dim]."""
+        state = self.state
+        like = state.audio_history
+        here = [x.to(like).expand(len(like), -1, -1) for x in (text.video, text.audio)]
+        new = TextContext(*here)
+        state.text = new if isinstance(state.text, TextContext) else self.model.embed_text(new)
+
+    @torch.no_grad()
+    def recall(self, place: Block) -> None:
+        """The clean-context pass of a remembered block again: as the present prompt has it.
+
+        place: one of `SessionState.remembered`, which must be recalled in order.
+        """
+        video, audio = self.state.video_history, self.state.audio_history
+        if video is None:
+            raise HalloLiveError(
+                "The session keeps no picture to look at again", fix="open it with keeps_video"
+            )
+        picture = video[:, place.first_video : place.end_video]
+        self._settle(place, Clean(picture, audio[:, : place.end_audio]))
+
+    def _settle(self, place: Block, clean: Clean) -> None:
+        context = self.schedule.context
+        times = ((context, place.num_video),), ((context, clean.audio.shape[1]),)
+        self.model.settle(clean.video, clean.audio, self._call(place, *times))
 
     def _history(self, block: Block, timestep: float) -> Tensor:
         """Sound before the block; it carries gradient at most into the first step.
@@ -203,10 +233,17 @@ def open_session(
         window=window,
         history_gradient=history_gradient,
         slide=_slide(config, shape.plan, tokens, place),
+        video_history=(
+            torch.zeros(shape.batch, size[0], config.video.in_channels, *size[1:], **place)
+            if shape.keeps_video
+            else None
+        ),
     )
 
 
-def check_window(plan: ClipPlan, tokens_per_latent: int, attention_window: int) -> None:
+def check_window(
+    plan: ClipPlan, tokens_per_latent: int, attention_window: int = ATTENTION_WINDOW
+) -> None:
     """Attention that sees the newest tokens only must not lose the first blocks of a window.
 
     Raises:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..functional.blocks import Block
 from ..functional.noise import NoiseSource, audio_window
 from ..functional.schedule import add_noise
-from ..types import LatentBlock
+from ..types import LatentBlock, TextContext
 from .denoiser import Clean, Denoiser
 
 
@@ -29,7 +29,11 @@ def stream_blocks(
 
 
 def stream_passes(
-    denoiser: Denoiser, noise: NoiseSource, *, exits: Sequence[int] | None = None
+    denoiser: Denoiser,
+    noise: NoiseSource,
+    *,
+    exits: Sequence[int] | None = None,
+    next_text: Callable[[int], TextContext | None] | None = None,
 ) -> Iterator[PassDone | LatentBlock]:
     """`stream_blocks` with a turn for the caller after every network call: to report, or to stop.
 
@@ -37,11 +41,15 @@ def stream_passes(
     when the caller comes back, and there is none after the last block (spec 02 §3).
 
     exits: for training, the last step that each block of the clip makes; by default all are made.
+    next_text: asked before every block but the first for the prompt from there on; None: as before.
+    Where the session keeps the picture, what is remembered is looked at again under a new prompt.
     """
     plan = denoiser.state.plan
     for index in range(denoiser.state.next_block, plan.num_blocks):
         block = plan.block(index)
         place = plan.place(block)
+        if next_text is not None and index and (text := next_text(index)) is not None:
+            yield from say(denoiser, text)
         last_step = None if exits is None else exits[block.index]
         clean = yield from denoise_block(denoiser, block, noise, last_step=last_step)
         denoiser.keep(block, clean)
@@ -58,6 +66,15 @@ def stream_passes(
             denoiser.settle(block, clean)
             yield PassDone(block.index)
         denoiser.state.advance()
+
+
+def say(denoiser: Denoiser, text: TextContext) -> Iterator[PassDone]:
+    """Another prompt from the next block on; earlier blocks are final."""
+    denoiser.say(text)
+    if denoiser.state.video_history is not None:
+        for place in denoiser.state.remembered:
+            denoiser.recall(place)
+            yield PassDone(denoiser.state.next_block)
 
 
 def denoise_block(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from ..errors import RequestError, ShapeError
 from ..functional.schedule import NoiseSchedule
 from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.exchange import Exchange, RankStopped, Seat, SharedCache
-from ..state.session import SessionShape, SessionState, TimeRuns
+from ..state.session import SessionShape, SessionState, TextCache, TimeRuns
 from ..types import TextContext
 from .denoiser import Network, open_session
 
@@ -144,6 +144,14 @@ class SplitSession:
             how,
             lambda model, share: model.settle(share.video, share.audio, share.how),
         )
+
+    def embed_text(self, text: TextContext) -> TextCache:
+        """As `DualStreamDiT.embed_text`, on every rank."""
+        for rank in self._ranks:
+            here = TextContext(text.video.to(rank.device), text.audio.to(rank.device))
+            with _current(rank.device):
+                rank.state.text = rank.model.embed_text(here)
+        return cast("TextCache", self._ranks[0].state.text)
 
     def _on_every_rank(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import TransformerConfig
 from ..errors import ShapeError
-from ..functional.blocks import ClipPlan
+from ..functional.blocks import Block, ClipPlan
 from ..functional.rope import RotaryTables
 from ..types import TextContext
 from .fp8_cache import fp8_cache_nbytes
@@ -113,6 +113,7 @@ class SessionState:
     video_self: keys and values of the video's self-attention, in the video stream's heads.
     video_cross: made of video tokens for the audio's cross-attention, in the audio stream's heads.
     audio_history: [b, a, c], of which the latents of finished blocks are meaningful.
+    video_history: [b, f, c, h, w], the same of the picture, in sessions that may look at it again.
     slide: how a full window makes room (`functional.window`); None if the clip never needs it.
     history_gradient: for training; what a block lets through to the blocks before it.
     first_frame: [b, 1, c, h, w], the clean latent that the clip begins with, if one is given.
@@ -131,6 +132,13 @@ class SessionState:
     history_gradient: HistoryGradient = "detached"
     first_frame: Tensor | None = None
     slide: Slide | None = None
+    video_history: Tensor | None = None
+
+    @property
+    def remembered(self) -> tuple[Block, ...]:
+        """The places of finished blocks that are remembered, oldest first."""
+        plan = self.plan.remembered
+        return tuple(plan.block(i) for i in range(min(self.next_block, plan.num_blocks - 1)))
 
     def advance(self) -> None:
         """The block in work is done and remembered: go on, and make room if the window is full."""
@@ -141,7 +149,7 @@ class SessionState:
         if window.blocks <= self.next_block < self.plan.num_blocks:
             self.video_self.slide(self.slide)
             self.video_cross.slide(self.slide)
-            self._slide_sound(window.sink * self.plan.sizes.audio_latents)
+            self._slide_latents(window.sink)
 
     def follow(self, other: SessionState) -> None:
         """Stand where another session of the same clip stands, as its copy on another device."""
@@ -149,13 +157,15 @@ class SessionState:
             self.advance()
         self.next_block = other.next_block
 
-    def _slide_sound(self, sink: int) -> None:
-        step, history = self.plan.sizes.audio_latents, self.audio_history
-        moved = torch.cat([history[:, :sink], history[:, sink + step :], history[:, -step:]], dim=1)
+    def _slide_latents(self, sink: int) -> None:
+        sizes = self.plan.sizes
+        moved = _moved_up(self.audio_history, sink * sizes.audio_latents, sizes.audio_latents)
         if self.history_gradient == "straight_through":
             self.audio_history = moved
         else:
-            history.copy_(moved)
+            self.audio_history.copy_(moved)
+        if (video := self.video_history) is not None:
+            video.copy_(_moved_up(video, sink * sizes.video_latents, sizes.video_latents))
 
     @property
     def nbytes(self) -> int:
@@ -164,6 +174,7 @@ class SessionState:
         parts = (*times, self.rotary, self.video_self, self.video_cross, self.audio_history)
         text = self.text.nbytes if isinstance(self.text, TextCache) else 0
         text += 0 if self.slide is None else self.slide.turn.nbytes
+        text += 0 if self.video_history is None else self.video_history.nbytes
         return text + sum(part.nbytes for part in parts)
 
 
@@ -172,6 +183,7 @@ class SessionShape:
     """What fixes the size of a session: `height` and `width` count latents.
 
     fp8_cache: the caches keep the past in 8 bits, which changes the clip a little.
+    keeps_video: also remember the picture's latents, so that the past can be looked at again.
     """
 
     plan: ClipPlan
@@ -180,6 +192,7 @@ class SessionShape:
     batch: int = 1
     num_timesteps: int = 5
     fp8_cache: bool = False
+    keeps_video: bool = False
 
     def tokens_per_latent(self, config: TransformerConfig) -> int:
         """Tokens of one video latent.
@@ -220,6 +233,9 @@ def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.
     plan = shape.plan.remembered
     tokens = plan.video_latents * shape.tokens_per_latent(config)
     values = shape.batch * plan.audio_latents * config.audio.in_channels
+    if shape.keeps_video:
+        picture = config.video.in_channels * shape.height * shape.width
+        values += shape.batch * plan.video_latents * picture
     for stream in (config.video, config.audio):
         text = (1 + 2 * config.num_layers) * shape.batch * stream.text_len * stream.dim
         times = 7 * shape.num_timesteps * stream.dim
@@ -227,6 +243,11 @@ def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.
     rotary = torch.promote_types(dtype, torch.float32).itemsize * config.video.head_dim
     tables = values * dtype.itemsize + rotary * (tokens + plan.audio_horizon + shape.plan.slides)
     return cache_nbytes(config, shape, dtype) + tables
+
+
+def _moved_up(latents: Tensor, sink: int, step: int) -> Tensor:
+    """What lies behind the sink `step` latents earlier, [b, n, ...]; the end is left as it was."""
+    return torch.cat([latents[:, :sink], latents[:, sink + step :], latents[:, -step:]], dim=1)
 
 
 def _repeat(table: Tensor, rows: list[tuple[int, int]]) -> Tensor:

@@ -245,7 +245,7 @@ def test_a_caller_who_goes_away_leaves_nothing_running(two_devices):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"seconds": 0}, RequestError, "length above zero"),
+        ({"seconds": -1}, RequestError, "length above zero"),
         ({"seconds": float("nan")}, RequestError, "length above zero"),
         ({"seconds": 35}, RequestError, "at most 34 seconds"),
         ({"seconds": 34, "lookahead": 10}, RequestError, "at most 33 seconds"),
