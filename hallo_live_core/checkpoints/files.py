@@ -24,6 +24,9 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".model")
 RAW, AVERAGED = "generator", "generator_ema"
 """Where training checkpoints keep the student and its moving average (spec 01 §9)."""
 
+CRITIC = "critic"
+"""Where they keep the network that learns what the student makes."""
+
 STATE_DICT = "state_dict"
 """Where AudioBox keeps the network, its constants beside it (spec 08 §3)."""
 
@@ -55,11 +58,12 @@ class WeightFile:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_file(path: Path, *, ema: bool = True) -> WeightFile:
+def read_file(path: Path, *, ema: bool = True, critic: bool = False) -> WeightFile:
     """Open any weight file and find the state dict in it.
 
     Of a training checkpoint the moving average is taken if `ema` and present, else the raw
-    student. Wrapper names and one leading ``model.`` are stripped (spec 01 §9).
+    student; with `critic`, its critic. Wrapper names and one leading ``model.`` are
+    stripped (spec 01 §9).
 
     Raises:
         CheckpointError: the file is missing, damaged, contains code, or holds no state dict.
@@ -76,13 +80,15 @@ def read_file(path: Path, *, ema: bool = True) -> WeightFile:
             f"{path.name} has an ending that is not known for weights",
             fix=f"use one of {', '.join(SAFETENSORS + PICKLES)}",
         )
-    tensors = take(content, path.name, ema=ema)
+    tensors = take(content, path.name, ema=ema, critic=critic)
     add_declared(tensors, metadata, path.name)
     _check_tensors(tensors, path)
     return WeightFile(path.name, tensors, metadata)
 
 
-def take(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]:
+def take(
+    content: object, source: str, *, ema: bool = True, critic: bool = False
+) -> dict[str, Tensor]:
     """The flat state dict inside the content of a file, under plain names.
 
     Dicts inside `content` are emptied, so that the result alone keeps the tensors alive.
@@ -90,7 +96,7 @@ def take(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]
     Raises:
         CheckpointError: there is none.
     """
-    plain = plain_names(pick(content, source, ema=ema))
+    plain = plain_names(pick(content, source, ema=ema, critic=critic))
     if isinstance(content, dict):
         for inner in content.values():
             if isinstance(inner, dict):
@@ -99,14 +105,23 @@ def take(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]
     return plain
 
 
-def pick(content: object, source: str, *, ema: bool = True) -> dict[str, Tensor]:
+def pick(
+    content: object, source: str, *, ema: bool = True, critic: bool = False
+) -> dict[str, Tensor]:
     """The flat state dict inside the content of a file.
 
     Raises:
         CheckpointError: there is none.
     """
     if isinstance(content, Mapping):
-        order = (*((AVERAGED, RAW) if ema else (RAW, AVERAGED)), STATE_DICT)
+        students = (AVERAGED, RAW) if ema else (RAW, AVERAGED)
+        if critic and CRITIC not in content and any(name in content for name in students):
+            raise CheckpointError(
+                f"{source} holds a student but no critic",
+                found=_outline(content),
+                fix="leave model.critic empty, so that it begins as the teacher",
+            )
+        order = ((CRITIC,) if critic else students) + (STATE_DICT,)
         inner = next((content[key] for key in order if key in content), content)
         if isinstance(inner, Mapping) and inner and all(map(torch.is_tensor, inner.values())):
             return {str(name): tensor for name, tensor in inner.items()}

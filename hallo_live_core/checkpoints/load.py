@@ -31,18 +31,20 @@ def load_transformer(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     ema: bool = True,
+    critic: bool = False,
     ops: Ops = torch.nn,
     attention: Attention | None = None,
     loras: LoraFiles = (),
 ) -> DualStreamDiT:
     """The transformer in any published or converted file (spec 01 §9); `dtype` None keeps it.
 
+    ema, critic: which network of a training checkpoint, see `files.read_file`.
     loras: files and strengths of changes to merge into it.
 
     Raises:
         CheckpointError: a file is missing, damaged or another model.
     """
-    file = read_file(path, ema=ema)
+    file = read_file(path, ema=ema, critic=critic)
     module = build.transformer_from_state_dict(
         file.tensors,
         file.name,

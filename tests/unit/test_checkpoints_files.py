@@ -47,6 +47,17 @@ def test_the_student_is_picked_out_of_a_training_checkpoint(tmp_path, entries, e
     assert file.tensors["x"][0] == expected
 
 
+def test_the_critic_of_a_training_checkpoint_can_be_had_instead(tmp_path):
+    content = {"generator": {"model.x": ONE}, "critic": {"model.x": TWO}}
+    path = saved(tmp_path / "model.pt", content)
+    assert read_file(path, critic=True).tensors["x"][0] == 2.0
+    flat = saved(tmp_path / "flat.pt", {"model.x": ONE})
+    assert read_file(flat, critic=True).tensors["x"][0] == 1.0
+    alone = saved(tmp_path / "alone.pt", {"generator": {"model.x": ONE}})
+    with pytest.raises(CheckpointError, match=r"no critic.*generator.*leave model\.critic empty"):
+        read_file(alone, critic=True)
+
+
 def test_wrapper_names_are_stripped_at_any_depth_and_one_leading_model():
     names = [
         "model._fsdp_wrapped_module.a._fsdp_wrapped_module.b._checkpoint_wrapped_module.w",

@@ -31,9 +31,8 @@ from ..steps import LoopSettings, plan_iteration
 from ..trainer import MicroBatch
 from ..types import Latents, Prompts
 from .batches import clip_shape, draws_of, open_text, to_device
-from .networks import FrozenNetworks, make_learner
+from .networks import CRITIC, STUDENT, FrozenNetworks, make_learner
 
-STUDENT, CRITIC = "student", "critic"
 EVENTS = {"update_generator": "update_student"}
 """What the order of the loop calls otherwise."""
 

@@ -19,6 +19,8 @@ from ..parallel import Processes
 from ..recipe import Recipe
 from ..trainable import VIDEO, AdamWSettings, build_optimizer, freeze, published_parameters
 
+STUDENT, CRITIC = "student", "critic"
+
 
 class FrozenNetworks:
     """Networks that only answer, by file: who asks for the same file gets the same network."""
@@ -68,7 +70,7 @@ def make_learner(
     """
     base = None
     if recipe.adapters is None:
-        network = _whole_network(path, recipe, processes, like)
+        network = _whole_network(name, path, recipe, processes, like)
     else:
         check_adapters(processes)
         frozen = frozen or FrozenNetworks(processes)
@@ -85,9 +87,15 @@ def make_learner(
 
 
 def _whole_network(
-    path: str, recipe: Recipe, processes: Processes, like: TransformerConfig | None
+    name: str, path: str, recipe: Recipe, processes: Processes, like: TransformerConfig | None
 ) -> DualStreamDiT:
-    network = load_transformer(Path(path), dtype=torch.float32)
+    """Of the reference's checkpoints a student goes on from the raw weights (spec 06 §11)."""
+    network = load_transformer(
+        Path(path),
+        dtype=torch.float32,
+        ema=False,
+        critic=name == CRITIC and bool(recipe.model.critic),
+    )
     _check_size(path, network.config, like)
     freeze(published_parameters(network), recipe.train)
     return processes.place(network, learns=True)
@@ -98,7 +106,7 @@ def _adapted_network(
 ) -> DualStreamDiT:
     network = share(base)
     adapters = add_adapters(network, settings, seed=recipe.run.seed, name=name)
-    start = {"student": settings.student, "critic": settings.critic}.get(name)
+    start = {STUDENT: settings.student, CRITIC: settings.critic}.get(name)
     if start:
         begin_with(network, Path(start))
     for published, parameter in adapters.items():
