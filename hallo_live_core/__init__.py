@@ -49,6 +49,7 @@ from .models.text_encoder.weights import (
     config_from_state_dict as text_encoder_config_from_state_dict,
 )
 from .models.text_encoder.weights import to_module as text_encoder_weights
+from .models.video_vae.tuning import tune as tune_video_decoder
 from .prompts import check_prompt, compose_prompt, speech_overrun
 from .rewards.base import Clip, JudgeProgress, Reward, Score
 from .rewards.clip import frames_from_images
@@ -124,6 +125,7 @@ __all__ = [
     "text_encoder_weights",
     "thumbnail",
     "transformer_from_state_dict",
+    "tune_video_decoder",
     "video_decoder_from_state_dict",
     "video_encoder_from_state_dict",
 ]

@@ -18,6 +18,7 @@ from ..hallo_live_core import (
     text_encoder_config_from_state_dict,
     text_encoder_weights,
     transformer_from_state_dict,
+    tune_video_decoder,
     video_decoder_from_state_dict,
     video_encoder_from_state_dict,
 )
@@ -233,6 +234,7 @@ def _video_decoder(name: str, device: torch.device) -> tuple[Any, torch.dtype]:
     module = video_decoder_from_state_dict(
         weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops
     )
+    tune_video_decoder(module, device)
     return module, numbers.compute
 
 

@@ -20,7 +20,7 @@ from ..models.audio_vae.audio_decoder import AudioDecoder
 from ..models.dit import DualStreamDiT, fuse_projections
 from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
-from ..models.video_vae.layers import use_channels_last
+from ..models.video_vae.tuning import tune
 from ..sampling.split import SplitTransformer
 
 DECODERS = ("wan", "taehv")
@@ -57,8 +57,7 @@ def load_parts(
     video_decoder = load_video(
         files[video_file.key], dtype=placement.decoder_dtype, device=placement.decoder
     )
-    if placement.decoder.type == "cuda":
-        use_channels_last(video_decoder)
+    tune(video_decoder, placement.decoder)
     transformer = fuse_projections(
         load_transformer(
             files["transformer"],

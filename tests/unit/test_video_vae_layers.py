@@ -20,6 +20,7 @@ from hallo_live_core.models.video_vae.layers import (
     as_video,
 )
 from hallo_live_core.models.video_vae.resample import (
+    Shortcut,
     add_duplicated_,
     average_down,
     patchify,
@@ -140,7 +141,7 @@ def test_the_shortcut_that_grows_repeats_its_input(c, channels, time):
     x = torch.randn(2, c, 3, 2, 3, dtype=torch.float64)
     y = torch.randn(2, channels, 3 * time, 4, 6, dtype=torch.float64)
     expected = y + duplicates_by_the_formula(x, channels, time, 2)
-    assert torch.equal(add_duplicated_(y, x, time=time, space=2, first=False), expected)
+    assert torch.equal(add_duplicated_(y, Shortcut(x, channels, time, False)), expected)
 
 
 @pytest.mark.parametrize(("c", "channels", "time"), WIDTHS)
@@ -148,7 +149,7 @@ def test_the_first_latent_keeps_only_the_last_of_its_repeated_frames(c, channels
     x = torch.randn(1, c, 1, 2, 3, dtype=torch.float64)
     y = torch.randn(1, channels, 1, 4, 6, dtype=torch.float64)
     expected = y + duplicates_by_the_formula(x, channels, time, 2)[:, :, time - 1 :]
-    assert torch.equal(add_duplicated_(y, x, time=time, space=2, first=True), expected)
+    assert torch.equal(add_duplicated_(y, Shortcut(x, channels, time, True)), expected)
 
 
 def test_there_are_48_means_and_deviations():

@@ -7,6 +7,7 @@ activations and other layers without weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import torch
@@ -31,11 +32,18 @@ class ConvOps(Protocol):
     Conv3d: type[nn.Conv3d]
 
 
+NormKernel = Callable[[Tensor, Tensor, Tensor, float], None]
+"""`kernel(x, gamma, out, smallest)`: what `ChannelNorm.silu_into` does, in one pass over memory."""
+
+
 class ChannelNorm(nn.Module):
     """Scales the channels of each pixel to length sqrt(c), then by `gamma`; float32 or wider.
 
     The reference's 16-bit runs keep this norm and the SiLU after it in float32 (spec 03 §7).
+    kernel: computes norm and SiLU where it can; see `tuning`.
     """
+
+    kernel: NormKernel | None = None
 
     def __init__(
         self,
@@ -55,13 +63,22 @@ class ChannelNorm(nn.Module):
 
     def silu_into(self, x: Tensor, out: Tensor) -> None:
         """Write silu(norm(x)) to `out`, rounded once, to the dtype of `out`."""
+        if self.kernel is not None and x.dtype.itemsize <= 4 and _is_channels_last(x, out):
+            self.kernel(x, self.gamma.to(x.device), out, SMALLEST_NORM)
+            return
         out.copy_(functional.silu(self._wide(x), inplace=True))
 
     def _wide(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
         scale = math.sqrt(x.shape[1]) / length.clamp_min_(SMALLEST_NORM)
-        return (x * scale).mul_(self.gamma.to(device=x.device, dtype=wide))
+        return (x * scale).mul_(self.gamma.to(x.device))
+
+
+def _is_channels_last(x: Tensor, out: Tensor) -> bool:
+    """Whether a kernel may read and write the channels of each pixel in one piece."""
+    clip = out[:1]
+    return all(t.is_contiguous(memory_format=torch.channels_last_3d) for t in (x, clip))
 
 
 def causal_conv(

@@ -135,6 +135,7 @@ class TAEHV(nn.Module):
             device=device,
             dtype=dtype,
             memory_format=memory_format_of(weight),
+            window_elements=max(self._window_elements(batch, height, width)),
         )
         return StreamState(convolutions, LatentScale.on(device, dtype))
 
@@ -170,11 +171,24 @@ class TAEHV(nn.Module):
         return video.mul_(2).sub_(1), state.advanced()
 
     def _past_shapes(self, batch: int, height: int, width: int) -> Iterator[PastShape]:
+        for scale, _, block in self._memory_blocks():
+            yield batch, block.channels, 1, height * scale, width * scale
+
+    def _window_elements(self, batch: int, height: int, width: int) -> Iterator[int]:
+        """Elements of each window that one latent needs."""
+        for scale, frames, block in self._memory_blocks():
+            yield batch * block.channels * (1 + frames) * height * width * scale**2
+
+    def _memory_blocks(self) -> Iterator[tuple[int, int, MemoryBlock]]:
+        """How much larger than a latent, frames made of it, and the block that sees them."""
+        scale = frames = 1
         for layer in self.decoder:
             if isinstance(layer, nn.Upsample | nn.PixelShuffle):
-                height, width = height * FACTOR, width * FACTOR
+                scale *= FACTOR
+            elif isinstance(layer, TimeGrow):
+                frames *= layer.factor
             elif isinstance(layer, MemoryBlock):
-                yield batch, layer.channels, 1, height, width
+                yield scale, frames, layer
 
 
 def _base_layers(

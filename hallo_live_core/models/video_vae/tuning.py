@@ -1,0 +1,80 @@
+"""What makes a loaded video decoder faster on a device without changing what it computes."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from .decoder import WanVideoDecoder
+from .layers import SMALLEST_NORM, ChannelNorm, NormKernel, use_channels_last
+
+PROBE_SHAPE = (2, 48, 2, 3, 5)
+"""Of the video with which a kernel is tried before it is used."""
+
+PROBE_TOLERANCE = 2.0**-7
+"""Relative; one step of bf16."""
+
+PROBE_FLOOR = 1e-3
+"""Values below this are compared absolutely."""
+
+_log = logging.getLogger(__name__)
+
+
+def tune(decoder: nn.Module, device: torch.device) -> None:
+    """Prepare a decoder for the device that it will compute on; its weights may lie elsewhere.
+
+    Everywhere: folded up-sampling. On CUDA: channels-last weights and, if Triton is there and gives
+    what the plain formula gives, norm and SiLU in one kernel.
+    """
+    if isinstance(decoder, WanVideoDecoder):
+        decoder.fold_upsampling()
+    if device.type != "cuda":
+        return
+    use_channels_last(decoder)
+    kernel = find_norm_kernel(device)
+    if kernel is not None:
+        use_norm_kernel(decoder, kernel)
+
+
+def use_norm_kernel(module: nn.Module, kernel: NormKernel | None) -> None:
+    """Have all norms of a network computed by `kernel` where they can be; None: nowhere."""
+    for norm in module.modules():
+        if isinstance(norm, ChannelNorm):
+            norm.kernel = kernel
+
+
+def find_norm_kernel(device: torch.device) -> NormKernel | None:
+    """The fused norm, if Triton is installed and it has been `proven` on this device."""
+    try:
+        from .norm_triton import norm_silu
+    except ImportError:
+        return None
+    return proven(norm_silu, device)
+
+
+def proven(kernel: NormKernel, device: torch.device) -> NormKernel | None:
+    """The kernel, once it has shown on `device` that it equals the plain norm; else None."""
+    try:
+        error = largest_error(kernel, device)
+    except Exception as failure:  # whatever a compiler on a machine we have not seen may raise
+        _log.warning("The fused norm does not run on %s, the plain one will: %s", device, failure)
+        return None
+    if not error <= PROBE_TOLERANCE:
+        _log.warning("The fused norm is wrong by %g on %s: the plain one will run", error, device)
+        return None
+    return kernel
+
+
+def largest_error(kernel: NormKernel, device: torch.device) -> float:
+    """Largest relative difference between a kernel and the plain norm, in bf16."""
+    elements = torch.Size(PROBE_SHAPE).numel()
+    x = torch.linspace(-2, 3, elements).view(PROBE_SHAPE).to(device, torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    norm = ChannelNorm(PROBE_SHAPE[1], device=device, dtype=torch.bfloat16).requires_grad_(False)
+    expected, actual = torch.empty_like(x), torch.empty_like(x)
+    norm.silu_into(x, expected)
+    kernel(x, norm.gamma, actual, SMALLEST_NORM)
+    difference: Tensor = (actual.float() - expected.float()).abs()
+    return float((difference / expected.float().abs().clamp_min(PROBE_FLOOR)).max())
