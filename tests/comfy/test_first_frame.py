@@ -13,6 +13,7 @@ from hallo_live_core import HalloLive, Placement, Request
 from hallo_live_core.engine import load_first_frame
 from hallo_live_core.media.picture import read_picture
 
+from .canvas import Canvas
 from .graphs import (
     CLIP,
     FRAMES,
@@ -29,6 +30,7 @@ from .graphs import (
 )
 
 CORE_VAE = {"class_type": "TestTinyCoreVAE", "inputs": {"name": "Wan2.2_VAE.pth"}}
+SHIPPED = Path(__file__).parents[2] / "workflows" / "First frame.json"
 PICTURE = "picture"
 PROMPT = "A woman says, <S>Hello there.<E>"
 
@@ -195,16 +197,46 @@ def test_the_light_decoder_has_no_encoder_and_says_so(server, two_steps):
     assert "alone can encode pictures" in error and "Wan2.2" in error
 
 
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_on_the_page_the_socket_takes_pictures_and_latents_and_nothing_else(
+    browser, server, nodes_2
+):
+    canvas = Canvas(browser, server, nodes_2=nodes_2)
+    try:
+        canvas.open(json.loads(SHIPPED.read_text(encoding="utf-8")))
+        sent = canvas.ask("async () => (await window.app.graphToPrompt()).output")
+        api = json.loads((SHIPPED.parent / "api" / SHIPPED.name).read_text(encoding="utf-8"))
+        assert {n: node["inputs"] for n, node in sent.items()} == {
+            n: node["inputs"] for n, node in api.items()
+        }
+        accepted = canvas.ask(
+            """() => {
+                const graph = window.app.graph;
+                const sampler = graph.nodes.find((n) => n.type === 'HalloLiveStreamSampler');
+                const slot = sampler.findInputSlot('first_frame');
+                return ['EmptyImage', 'VAEEncode', 'SolidMask'].map((type) => {
+                    sampler.disconnectInput(slot);
+                    const source = window.LiteGraph.createNode(type);
+                    graph.add(source);
+                    return Boolean(source.connect(0, sampler, slot));
+                });
+            }"""
+        )
+        assert accepted == [True, True, False]
+        assert canvas.complaints == []
+    finally:
+        canvas.close()
+
+
 def keeping(graph: dict) -> dict:
     """With an output, or nothing would run."""
     return graph | {"out": {"class_type": "TestKeep", "inputs": {"value": [SAMPLER, 0]}}}
 
 
 def test_the_shipped_workflow_says_that_the_model_was_not_trained_for_it():
-    path = Path(__file__).parents[2] / "workflows" / "First frame.json"
     (note,) = [
         node
-        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        for node in json.loads(SHIPPED.read_text(encoding="utf-8"))["nodes"]
         if node["type"] == "MarkdownNote"
     ]
     assert "not trained for this" in note["widgets_values"][0].replace("\n", " ")

@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from hallo_live_core.errors import ShapeError
+from hallo_live_core.functional.blocks import ClipPlan
 from hallo_live_core.functional.noise import audio_window
 from hallo_live_core.functional.schedule import NoiseSchedule, add_noise, clean_from_flow
+from hallo_live_core.functional.window import Window
 from hallo_live_core.models.dit import CachedPass
 from hallo_live_core.sampling.denoiser import open_session
 from hallo_live_core.sampling.first_frame import pin_first_frame
 from hallo_live_core.sampling.sampler import stream_blocks
 from hallo_live_core.state.session import SessionShape
 
-from .dit_models import joined, normal, tiny_dit, tiny_stream, tiny_text
+from .dit_models import BLOCKS, joined, normal, tiny_dit, tiny_stream, tiny_text
 
 WIDE = torch.float64
 MODEL = tiny_dit(dtype=WIDE)
@@ -116,6 +118,13 @@ def test_a_session_without_a_first_frame_is_what_it_was():
     denoiser.model = Watched()
     list(stream_blocks(denoiser, noise))
     assert {len(times) for times in calls} == {1}
+
+
+def test_only_the_first_block_begins_with_it_also_where_all_blocks_have_one_place():
+    denoiser, noise = started(latent(), blocks=ClipPlan(BLOCKS, 3, Window(1, sink=0)))
+    first, *rest = stream_blocks(denoiser, noise)
+    assert torch.equal(first.video[:, :1], latent())
+    assert not any(torch.equal(block.video[:, :1], latent()) for block in rest)
 
 
 def test_samples_of_a_batch_may_share_a_first_frame_or_have_their_own():
