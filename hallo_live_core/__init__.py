@@ -17,7 +17,7 @@ from .checkpoints.files import read_file
 from .checkpoints.lora import LowRank, check_lora, load_lora
 from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
-from .config import TEXT_LENGTH, BlockSizes
+from .config import KNOWN_SIZES, TEXT_LENGTH, BlockSizes
 from .devices import Placement
 from .engine import HalloLive
 from .errors import (
@@ -61,6 +61,7 @@ from .types import LatentBlock, MediaChunk, Progress, Request, TextContext
 __all__ = [
     "CROP_RULE",
     "JUDGES",
+    "KNOWN_SIZES",
     "MAX_SECONDS",
     "TEXT_LENGTH",
     "BlockSizes",

@@ -16,6 +16,11 @@ TEXT_LENGTH = 512
 """Rows of the text embedding, zero rows beyond the prompt (spec 05 §4)."""
 
 
+KNOWN_SIZES = ((512, 992), (992, 512), (704, 704), (448, 1152), (1152, 448))
+"""Height and width in pixels: what the model was trained with, then the others of Ovi's list, after the
+snapping of its teacher (spec 02 §7). Any other multiple of 32 can be asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
     """One stream of the transformer (spec 01 §2).

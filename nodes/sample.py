@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hallo_live_core import HalloLiveError, LatentBlock, Request, plan_request
+from ..hallo_live_core import KNOWN_SIZES, HalloLiveError, LatentBlock, Request, plan_request
 from . import host, host_media
 from .first_frame import first_frame_input, with_first_frame
 from .latents import latent_outputs, latents_from_blocks
@@ -19,6 +19,12 @@ from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
 MAX_SEED = 2**53 - 1
 """The largest number that a browser counts exactly."""
+
+_OTHERS = ", ".join(f"{width} x {height}" for height, width in KNOWN_SIZES[1:])
+SIZE_TOOLTIP = (
+    "Pixels, a multiple of 32; the model was trained with 992 x 512 (width x height). "
+    f"Others that the models it descends from know: {_OTHERS}."
+)
 
 
 def sampling_inputs() -> list[io.Input]:
@@ -51,7 +57,7 @@ def sampling_inputs() -> list[io.Input]:
             min=64,
             max=2048,
             step=32,
-            tooltip="Pixels, a multiple of 32; the model was trained with 992 x 512.",
+            tooltip=SIZE_TOOLTIP,
         ),
         io.Int.Input(
             "height",
@@ -59,7 +65,7 @@ def sampling_inputs() -> list[io.Input]:
             min=64,
             max=2048,
             step=32,
-            tooltip="Pixels, a multiple of 32; the model was trained with 992 x 512.",
+            tooltip=SIZE_TOOLTIP,
         ),
     ]
 

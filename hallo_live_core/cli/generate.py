@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..clock import MediaClock
+from ..config import KNOWN_SIZES
 from ..engine import HalloLive
 from ..errors import Cancelled, HalloLiveError, RequestError
 from ..functional.request import check_request
@@ -52,7 +53,11 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="audio latents (32 ms each) the picture may hear ahead; as published: 0",
     )
     parser.add_argument(
-        "--size", type=parse_size, default=(defaults.height, defaults.width), metavar="HxW"
+        "--size",
+        type=parse_size,
+        default=(defaults.height, defaults.width),
+        metavar="HxW",
+        help=f"multiples of 32; known: {', '.join(f'{h}x{w}' for h, w in KNOWN_SIZES)}",
     )
     add_image_option(parser)
     add_model_options(parser)

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hallo_live_core.functional.window import Window
 
 from hallo_live_core.config import ScheduleConfig
 from hallo_live_core.errors import RequestError, ShapeError
 from hallo_live_core.functional.blocks import ClipPlan
 from hallo_live_core.functional.schedule import NoiseSchedule
+from hallo_live_core.functional.window import Window
 from hallo_live_core.sampling.denoiser import Denoiser, open_session
 from hallo_live_core.sampling.first_frame import pin_first_frame
 from hallo_live_core.sampling.sampler import stream_blocks

@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hallo_live_core.config import KNOWN_SIZES
 from hallo_live_core.errors import RequestError
+from hallo_live_core.functional.request import plan_request
 from hallo_live_core.models.dit import TeacherPass
 from hallo_live_core.sampling.teacher import (
     Guidance,
@@ -14,7 +16,7 @@ from hallo_live_core.sampling.teacher import (
     snap_size,
     teacher_states,
 )
-from hallo_live_core.types import TextContext
+from hallo_live_core.types import Request, TextContext
 
 from .dit_models import normal, tiny_dit, tiny_latents, tiny_text
 
@@ -29,6 +31,14 @@ NOISE = tiny_latents(1)
 )
 def test_sizes_snap_as_the_teacher_was_trained(asked, given):
     assert snap_size(*asked) == given
+
+
+def test_the_known_sizes_are_those_of_ovi_s_list_as_its_teacher_snaps_them():
+    listed = [(512, 992), (992, 512), (512, 960), (960, 512), (720, 720), (448, 1120), (1120, 448)]
+    assert set(KNOWN_SIZES) == {snap_size(*size) for size in listed}
+    assert KNOWN_SIZES[0] == (Request().height, Request().width)
+    for height, width in KNOWN_SIZES:
+        plan_request(Request(height=height, width=width))
 
 
 def test_even_a_sliver_is_a_patch_wide():

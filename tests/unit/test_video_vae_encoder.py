@@ -102,3 +102,12 @@ def test_a_stream_of_frames_begins_with_one_and_goes_on_with_fours():
 def test_the_spatial_compression_is_that_of_the_published_network():
     encoder = WanVideoEncoder(VideoVAEConfig(), device=torch.device("meta"))
     assert encoder.pixels_per_latent == SPATIAL_COMPRESSION
+
+
+def test_encoding_takes_at_least_its_state():
+    """570 MiB of state at 512 x 992 in 16 bits (spec 03 §5), and activations."""
+    encoder = WanVideoEncoder(VideoVAEConfig(), device=torch.device("meta"))
+    state = encoder.initial_state(1, 512, 992, dtype=torch.bfloat16)
+    needed = encoder.working_nbytes(1, 512, 992, torch.bfloat16)
+    assert 565 * 2**20 < state.nbytes < 575 * 2**20
+    assert state.nbytes < needed < 4 * state.nbytes
