@@ -39,6 +39,15 @@ TRANSFORMER = {
     "directory": "diffusion_models",
 }
 
+TINY = {
+    "transformer": "hallolive_dit.safetensors",
+    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
+    "video_vae": "Wan2.2_VAE.pth",
+    "audio_vae": AUDIO_VAE["name"],
+    "vocoder": VOCODER["name"],
+}
+"""What `make-tiny --comfyui` writes."""
+
 SYNC_FILES = HUGGING_FACE + "ByteDance/LatentSync-1.6"
 
 
@@ -248,6 +257,34 @@ def low_vram() -> Workflow:
     return Workflow("Small card", [*nodes, save], what)
 
 
+def first_try() -> Workflow:
+    """The streaming workflow with the tiny random model, for a first look on any machine."""
+    model = Node("HalloLiveModelLoader", (0, 0), (380, 130), {"model_name": TINY["transformer"]})
+    clip = Node(
+        "HalloLiveTextEncoderLoader", (0, 180), (380, 80), {"text_encoder": TINY["text_encoder"]}
+    )
+    files = {name: TINY[name] for name in ("video_vae", "audio_vae", "vocoder")}
+    vae = Node("HalloLiveVAELoader", (0, 310), (380, 150), files)
+    text = Node("HalloLiveTextEncode", (430, 0), (420, 560), {"clip": clip[0]})
+    sampler = Node(
+        "HalloLiveStreamSampler",
+        (900, 0),
+        (480, 700),
+        {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
+        | {"width": 256, "height": 128},
+    )
+    inputs = {"video": sampler[0], "filename_prefix": "video/hallo-live-try"}
+    save = Node("SaveVideo", (1430, 0), (420, 420), inputs)
+    what = (
+        "A first look that needs no download, on any machine: a tiny model with **random weights** "
+        "makes noise that moves and sounds. It shows that everything is connected, not what "
+        "Hallo-Live can do. In the folder of this pack run `python -m hallo_live_core make-tiny "
+        "--comfyui ../..` with ComfyUI's Python, press R here, and run. With the real files "
+        "(below) load the workflow Streaming avatar."
+    )
+    return Workflow("First try", [model, clip, vae, text, sampler, save], what)
+
+
 def workflows() -> list[Workflow]:
     """All of them."""
-    return [streaming(), two_steps(), first_frame(), low_vram(), best_of_four()]
+    return [first_try(), streaming(), two_steps(), first_frame(), low_vram(), best_of_four()]

@@ -7,6 +7,9 @@ import struct
 import time
 import uuid
 from pathlib import Path
+from unittest.mock import ANY
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import av
 import pytest
@@ -28,6 +31,7 @@ from .graphs import (
     TEXT,
     VAE,
     picture_and_sound,
+    shipped,
     tiny,
     with_inputs,
 )
@@ -64,6 +68,13 @@ def test_the_workflows_stand_among_the_templates(server):
     assert sorted(templates) == sorted(names)
 
 
+def test_the_pictures_of_the_templates_are_where_the_page_looks_for_them(server, pack):
+    for path in (ROOT / "workflows").glob("*.json"):
+        place = f"/api/workflow_templates/{pack.name}/{quote(path.stem)}.jpg"
+        with urlopen(f"http://127.0.0.1:{server.port}{place}", timeout=30) as answer:
+            assert answer.headers["Content-Type"] == "image/jpeg"
+
+
 def test_the_streaming_workflow_makes_a_clip_with_sound(server, streaming):
     outputs = server.run(streaming)
     preview, saved = outputs[SAMPLER]["video"][0], outputs["6"]["images"][0]
@@ -80,6 +91,12 @@ def test_a_saved_clip_restores_its_workflow(server, streaming):
     outputs = server.run(with_inputs(streaming, SAMPLER, seed=2))
     with av.open(str(server.file(outputs[SAMPLER]["video"][0]))) as clip:
         assert json.loads(clip.metadata["prompt"])[SAMPLER]["inputs"]["seed"] == 2
+
+
+def test_the_first_try_finds_the_files_that_make_tiny_writes(server, tiny_models):
+    graph = with_inputs(shipped("First try"), SAMPLER, seconds=1)
+    clip = server.run(graph)["6"]["images"][0]
+    assert picture_and_sound(server.file(clip)) == (21, ANY, (256, 128))
 
 
 def test_the_workflow_for_small_cards_makes_a_clip(server, tiny_models):
