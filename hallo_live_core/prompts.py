@@ -109,6 +109,29 @@ def compose_prompt(
     return prompt
 
 
+def respeak(prompt: str, words: str) -> str:
+    """The prompt with other words: its first speech becomes `words`, further speech goes.
+
+    Where nobody speaks yet, the words stand before the sound. `words` with tags are a prompt of
+    their own and come back as they are.
+
+    Raises:
+        PromptError: the result's tags do not match, or there are no words.
+    """
+    if _ANY_TAG.search(_unescape(words)):
+        check_prompt(words)
+        return words
+    if not words.strip():
+        raise PromptError("There are no words to say", fix="write what is said next")
+    check_prompt(prompt)
+    spoken, plain = _enclose(words.strip(), SPEECH), _unescape(prompt)
+    if found := _SPEECH.search(plain):
+        rest = _SPEECH.sub("", plain[found.end() :])
+        return plain[: found.start()] + spoken + rest
+    scene, tag, sound = plain.partition(SOUND[0])
+    return " ".join(part for part in (scene.strip(), spoken, tag + sound) if part)
+
+
 def speech_of(text: str) -> list[str]:
     """The spoken lines of a prompt, in order, without their tags."""
     lines = (line.strip() for line in _SPEECH.findall(_unescape(text)))

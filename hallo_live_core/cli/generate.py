@@ -16,6 +16,7 @@ from ..config import KNOWN_SIZES
 from ..engine import HalloLive
 from ..errors import Cancelled, HalloLiveError, RequestError
 from ..functional.request import check_request
+from ..functional.script import Script
 from ..live.delivery import Delivery, FileSink, Sink
 from ..media.mp4 import Mp4Writer
 from ..prompts import file_stem
@@ -24,6 +25,7 @@ from .first_frame import add_image_option, encode_image, read_image
 from .live import add_live_option, messages, open_live
 from .loading import add_model_options, load_engine, parse_size, placement
 from .report import ProgressBar, Stopwatch, table
+from .script import add_stream_options, read_script, said_next, stream_settings
 from .stopping import EXIT_INTERRUPTED, StopFlag, stop_on_signal
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--csv", type=Path, help=f"prompts from column {PROMPT_COLUMN}; -o is then a folder"
     )
     parser.add_argument(
-        "--seconds", type=float, default=defaults.seconds, help="length of the clip"
+        "--seconds",
+        type=float,
+        help="length of the clip; 0: until Ctrl-C; default: 5, or that of --script",
     )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument(
@@ -65,16 +69,25 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "-o", "--output", type=Path, help=f"file.mp4 or folder; default: {DEFAULT_OUTPUT}"
     )
     add_live_option(parser)
+    add_stream_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make every clip that was asked for; one that fails does not stop the others."""
-    requests = _requests(options)
+    script = None if options.script is None else read_script(options.script, options.prompt)
+    requests = _requests(options, script)
     picture = read_image(options)
     on = placement(options)
     clips = [
-        Clip(request, _target(options, request), f"{number}/{len(requests)}", options.live)
+        Clip(
+            request,
+            _target(options, request),
+            f"{number}/{len(requests)}",
+            options.live,
+            script,
+            listens=options.say,
+        )
         for number, request in enumerate(requests, 1)
     ]
     possible = [clip for clip in clips if _succeeds(clip, lambda c: check_request(c.request))]
@@ -104,6 +117,8 @@ class Clip:
     target: Path | None
     number: str
     live: str | None
+    script: Script | None
+    listens: bool
 
 
 def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
@@ -119,12 +134,21 @@ def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
 
 
 def _make(engine: HalloLive, clip: Clip, stop: StopFlag) -> None:
-    watch = Stopwatch(engine.clock)
-    with _sinks(clip, engine.clock) as sinks:
-        text = engine.encode(clip.request.prompt)
+    request, has_end = clip.request, clip.request.seconds > 0
+    clock = engine.clock_for(request)
+    watch = Stopwatch(clock)
+    with _sinks(clip, clock) as sinks:
+        text = engine.encode(request.prompt)
         watch.text_done()
         with Delivery(*sinks) as delivery, ProgressBar(clip.number, watch) as progress:
-            chunks = engine.stream(clip.request, text=text, on_progress=progress, should_stop=stop)
+            chunks = engine.stream(
+                request,
+                text=text,
+                on_progress=progress,
+                should_stop=stop if has_end else None,
+                should_finish=None if has_end else stop,
+                next_said=said_next(request, clip.script, listens=clip.listens),
+            )
             try:
                 for chunk in watch.watch(chunks):
                     delivery.write(chunk)
@@ -156,14 +180,16 @@ def _settings(request: Request) -> str:
     )
 
 
-def _requests(options: argparse.Namespace) -> list[Request]:
-    if (options.prompt is None) == (options.csv is None):
+def _requests(options: argparse.Namespace, script: Script | None) -> list[Request]:
+    prompt = options.prompt if script is None else str(script.first)
+    if (prompt is None) == (options.csv is None):
         raise RequestError(
             "Nothing to say, or two sources of it", fix="give either a PROMPT or --csv FILE"
         )
+    length = Request().seconds if script is None else script.seconds
     height, width = options.size
     request = Request(
-        seconds=options.seconds,
+        seconds=length if options.seconds is None else options.seconds,
         seed=options.seed,
         lookahead=options.lookahead,
         height=height,
@@ -171,13 +197,19 @@ def _requests(options: argparse.Namespace) -> list[Request]:
     )
     if options.csv is not None:
         _check_list_output(options)
-    prompts = [options.prompt] if options.csv is None else read_prompts(options.csv)
+    request = stream_settings(options, request)
+    prompts = [prompt] if options.csv is None else read_prompts(options.csv)
     return [replace(request, prompt=prompt) for prompt in prompts]
 
 
 def _check_list_output(options: argparse.Namespace) -> None:
     if options.live is not None:
         raise RequestError("A live stream is one clip", fix="give either --csv or --live")
+    if options.say or options.seconds == 0:
+        raise RequestError(
+            "A stream without end, or one that is told what to say, is one clip",
+            fix="give a PROMPT instead of --csv",
+        )
     if options.output is not None and options.output.suffix:
         raise RequestError(
             "With --csv every prompt gets a file of its own",

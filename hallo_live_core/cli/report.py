@@ -98,10 +98,13 @@ class ProgressBar:
     def __call__(self, progress: Progress) -> None:
         """Show where the run stands."""
         if self._bar is None:
-            self._bar = tqdm(total=progress.total, desc=self._title, unit="step", leave=False)
+            self._bar = tqdm(
+                total=progress.total or None, desc=self._title, unit="step", leave=False
+            )
         first = self._watch.first_frame_seconds
+        of_all = f"/{progress.num_blocks}" if progress.num_blocks else ""
         self._bar.set_postfix_str(
-            f"block {progress.block + 1}/{progress.num_blocks}"
+            f"block {progress.block + 1}{of_all}"
             f", {self._watch.real_time_factor:.2f} x real time"
             + (f", first frame {first:.2f} s" if first is not None else ""),
             refresh=False,
