@@ -25,7 +25,7 @@ from hallo_live_core.devices import default_dtype, parse_device
 from hallo_live_core.functional.blocks import ClipPlan
 from hallo_live_core.functional.noise import ClipShape, SeededNoise
 from hallo_live_core.functional.schedule import NoiseSchedule
-from hallo_live_core.models.dit import DualStreamDiT
+from hallo_live_core.models.dit import DualStreamDiT, fuse_projections
 from hallo_live_core.models.dit.weights import to_published
 from hallo_live_core.sampling.denoiser import Denoiser, open_session
 from hallo_live_core.sampling.sampler import stream_blocks
@@ -76,10 +76,10 @@ class Pair:
     """Both ways to make one clip."""
 
     def __init__(self, size: Size, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = DualStreamDiT(size.config, device=device, dtype=dtype)
-        fill_random(self.model)
-        weights = to_published(self.model.state_dict())
-        self.reference = ReferenceTransformer(weights, size.config)
+        model = DualStreamDiT(size.config, device=device, dtype=dtype)
+        fill_random(model)
+        self.reference = ReferenceTransformer(to_published(model.state_dict()), size.config)
+        self.model = fuse_projections(model)
         self.plan, self.schedule = ClipPlan(BlockSizes(), size.blocks), NoiseSchedule()
         self.shape = SessionShape(self.plan, size.height, size.width)
         clip = ClipShape(self.plan, (48, size.height, size.width), 20)
