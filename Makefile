@@ -29,6 +29,7 @@ help:
 	@echo "make again   run the tests that failed last time, one by one"
 	@echo "make slow    run the slow tests"
 	@echo "make golden  compare with the golden tensors under GOLDEN=$(GOLDEN)"
+	@echo "make bench   measure speed: what this machine can in a few minutes (BENCHMARKS.md)"
 	@echo "make check   formatting, lint, layers, types, tests: what CI runs"
 	@echo "make fix     let ruff format and mend"
 	@echo "make release TAG=v1.2.3   say whether this tag can be published"
@@ -60,6 +61,9 @@ slow: $(VENV)/.deps $(COMFY_DEPS)
 
 golden: $(VENV)/.deps
 	HALLO_LIVE_GOLDEN="$(abspath $(GOLDEN))" $(BIN)/python -m pytest tests/golden
+
+bench: $(VENV)/.deps
+	$(BIN)/python -m benchmarks
 
 check: lint test
 

@@ -3,8 +3,9 @@
     python -m benchmarks.bench_cpu [--size small|full] [--device cuda:0] [--json FILE]
 
 Both make the same clip from the same random weights and the same noise, in one process, in turns
-(A B B A), so that a busy machine slows both. What counts is the ratio; parity is printed beside it.
-A is `benchmarks/reference/`; B is what users run. `--size full` needs a GPU.
+(A B B A), and on a CPU seconds are those of its cores, so that what else runs counts little. What
+matters is the ratio; parity is printed beside it. A is `benchmarks/reference/`, B what users run.
+`--size full` needs a GPU.
 """
 
 from __future__ import annotations

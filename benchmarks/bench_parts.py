@@ -1,10 +1,10 @@
 """The kernels that a stream is made of, each against its floor: what the first hour on a GPU asks.
 
-    python -m benchmarks.bench_parts [--device cuda:0] [--size full|tiny] [--only gemm,conv3d]
+    python -m benchmarks.bench_parts [--device cuda:0] [--size full|tiny|least] [--only gemm,conv3d]
 
 Random operands, never zeros; the median of many launches in a row. The floor is the counted work
 over the rate of the machine, `--tflops` and `--tbps`; the defaults are those measured on one H200.
-Without a GPU the same shapes run a hundredth as large (`--size tiny`), and there is no floor.
+Without a GPU the same shapes run much smaller (`--size tiny`), and there is no floor.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ class Shapes:
         return number // self.divide
 
 
-SIZES = {"full": Shapes(496, 32, 62, 1), "tiny": Shapes(32, 8, 16, 8)}
+SIZES = {
+    "full": Shapes(496, 32, 62, 1),
+    "tiny": Shapes(32, 8, 16, 8),
+    "least": Shapes(4, 2, 2, 32),
+}
 
 
 @dataclass(frozen=True)
@@ -208,13 +212,13 @@ def measured(case: Case, at: Place, repeats: int, rates: tuple[float, float] | N
     row = {
         "group": case.group,
         "kernel": case.name,
-        "ms": round(took * MILLI, 4),
+        "ms": float(f"{took * MILLI:.3g}"),
         "TFLOP/s": f"{case.flops / took / TERA:.3g}",
         "TB/s": f"{case.nbytes / took / TERA:.3g}",
     }
     if rates is not None:
         floor = max(case.flops / rates[0], case.nbytes / rates[1]) / TERA
-        row |= {"floor ms": round(floor * MILLI, 4), "of floor": f"{floor / took:.0%}"}
+        row |= {"floor ms": float(f"{floor * MILLI:.3g}"), "of floor": f"{floor / took:.0%}"}
     return row
 
 

@@ -15,9 +15,11 @@ SPLITS = ("off", "sequence")
 """How several devices share the transformer."""
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, models_required: bool = True) -> None:
     """Register the options that `placement` and `load_engine` read."""
-    parser.add_argument("--models", type=Path, required=True, help="folder with the weight files")
+    parser.add_argument(
+        "--models", type=Path, required=models_required, help="folder with the weight files"
+    )
     parser.add_argument("--decoder", choices=DECODERS, default=DECODERS[0], help="video decoder")
     parser.add_argument(
         "--device", default="auto", help="of the transformer: auto, cpu, cuda:0 ..."

@@ -1,0 +1,157 @@
+"""Marks in time while a clip is made; they are read when it is done, never in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from benchmarks.measure import MILLI
+from hallo_live_core import Placement, Progress
+from hallo_live_core.engine import HalloLive
+
+BUFFER_SECONDS = 0.1
+"""What a player waits before it begins."""
+
+Mark = torch.cuda.Event | float
+
+
+def mark(device: torch.device) -> Mark:
+    """Now: on a GPU, the moment at which it has done what it was given so far."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def between(first: Mark, second: Mark) -> float:
+    """Seconds, once all is done."""
+    if isinstance(first, float) or isinstance(second, float):
+        return float(second) - float(first)  # pyright: ignore[reportArgumentType]
+    return first.elapsed_time(second) / MILLI
+
+
+@dataclass
+class Probe:
+    """One clip: `(block, begin, end)` of every pass, `(begin, end)` of every other part."""
+
+    on: Placement
+    passes: list[tuple[int, Mark, Mark]] = field(default_factory=list)
+    latents: list[tuple[Mark, Mark]] = field(default_factory=list)
+    sounds: list[tuple[Mark, Mark]] = field(default_factory=list)
+    texts: list[tuple[Mark, Mark]] = field(default_factory=list)
+    reserved: dict[int, int] = field(default_factory=dict)
+    _last: Mark | None = None
+
+    def begin(self) -> None:
+        """The transformer is about to be asked for its first pass."""
+        self._last = mark(self.on.transformer)
+
+    def __call__(self, progress: Progress) -> None:
+        """As `on_progress`: what came before is the pass, or decoding in this thread."""
+        now = mark(self.on.transformer)
+        if progress.stage == "denoise" and self._last is not None:
+            self.passes.append((progress.block, self._last, now))
+            if self.on.transformer.type == "cuda":
+                used = torch.cuda.memory_reserved(self.on.transformer)
+                self.reserved[progress.block] = used
+        self._last = now
+
+    def block_seconds(self) -> list[float]:
+        """The transformer's time for each block."""
+        blocks: dict[int, float] = {}
+        for block, first, second in self.passes:
+            blocks[block] = blocks.get(block, 0.0) + between(first, second)
+        return list(blocks.values())
+
+    def growth(self) -> int:
+        """Bytes that the allocator took between the second block and the last."""
+        later = [used for block, used in self.reserved.items() if block]
+        return max(later) - later[0] if later else 0
+
+
+def timed(work: Callable, device: torch.device, into: Callable[[], list]) -> Callable:
+    """`work`, which notes in `into()` when it began and ended."""
+
+    def run(*arguments, **options):
+        began = mark(device)
+        answer = work(*arguments, **options)
+        into().append((began, mark(device)))
+        return answer
+
+    return run
+
+
+class Watched:
+    """An engine whose decoders and text encoder tell the probe of the clip in work."""
+
+    def __init__(self, engine: HalloLive) -> None:
+        self.engine, self.on = engine, engine.placement
+        self.probe = Probe(self.on)
+        video, sound, text = engine._video_decoder, engine._audio_decoder, engine._text_encoder
+        beside, here = self.on.decoder, self.on.text_encoder
+        video.decode = timed(video.decode, beside, lambda: self.probe.latents)
+        sound.middle = timed(sound.middle, beside, lambda: self.probe.sounds)
+        sound.render = timed(sound.render, beside, lambda: self.probe.sounds)
+        text.encode = timed(text.encode, here, lambda: self.probe.texts)
+
+    def fresh(self) -> Probe:
+        """The probe of the next clip."""
+        self.probe = Probe(self.on)
+        return self.probe
+
+
+@dataclass
+class Clip:
+    """What one clip was like for whoever asked for it; seconds since the prompt was submitted."""
+
+    probe: Probe
+    first_frame: float
+    first_block: float
+    first_sound: float
+    last_frame: float
+    frames: int
+    arrivals: list[tuple[float, float]]
+
+    @property
+    def hand_out_fps(self) -> float:
+        """Frames between the first and the last one that came, over the time between them."""
+        return (self.frames - 1) / (self.last_frame - self.first_frame)
+
+    @property
+    def total_fps(self) -> float:
+        return self.frames / self.last_frame
+
+    def lateness(self) -> list[float]:
+        """How long after its moment each chunk came; below zero is early."""
+        start = self.arrivals[0][0] + BUFFER_SECONDS
+        return [came - start - due for came, due in self.arrivals]
+
+
+def make(watched: Watched, request, *, only_first_block: bool = False) -> Clip:
+    """Make a clip and take its times; frames are touched, so that they are really there."""
+    probe, arrivals, frames, sound = watched.fresh(), [], 0, None
+    first_block = 0.0
+    began = time.perf_counter()
+    text = watched.engine.encode(request.prompt)
+    probe.begin()
+    chunks = watched.engine.stream(request, text=text, on_progress=probe)
+    for chunk in chunks:
+        if len(chunk.frames):
+            int(chunk.frames[-1, -1, -1, -1])
+        now = time.perf_counter() - began
+        if only_first_block and chunk.block:
+            chunks.close()
+            break
+        first_block = now if chunk.block == 0 else first_block
+        sound = now if sound is None and len(chunk.samples) else sound
+        arrivals.append((now, float(chunk.frame_time)))
+        frames += len(chunk.frames)
+    for device in {watched.on.transformer, watched.on.decoder, *watched.on.sharers}:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    last = arrivals[-1][0]
+    return Clip(probe, arrivals[0][0], first_block, sound or last, last, frames, arrivals)

@@ -1,0 +1,117 @@
+"""The benchmarks run, at their smallest, and the two ways to make a clip agree."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__ as suite
+from benchmarks import bench_cpu, bench_parts, bench_stream
+from benchmarks.measure import fill_random, machine, percentile, table
+from benchmarks.stream_probe import BUFFER_SECONDS, Clip, Probe
+from hallo_live_core import Placement
+
+CPU = torch.device("cpu")
+
+
+def test_the_loop_makes_the_clip_that_the_specification_describes(tmp_path, capsys):
+    file = tmp_path / "loop.json"
+    smallest = ("--size", "tiny", "--dtype", "float64", "--rounds", "1", "--json", str(file))
+    result = bench_cpu.main([*smallest])
+    distances = [d for block in result["parity"] for d in block]
+    assert len(distances) == 4
+    assert max(distances) < 1e-6  # of the spec's float32 timesteps and renoising
+    assert len(result["seconds"]["plain"]) == len(result["seconds"]["ours"]) == 2
+    assert json.loads(file.read_text())["ratio"] == result["ratio"] > 0
+    assert "parity" in capsys.readouterr().out
+
+
+def test_every_kernel_of_a_stream_is_measured(capsys):
+    rows = bench_parts.main(["--device", "cpu", "--size", "least", "--repeats", "1"])
+    assert {row["group"] for row in rows} == {
+        *("gemm", "attention", "conv3d", "norm+silu", "padded copy")
+    }
+    assert sum("video, block" in row["kernel"] and "math" in row["kernel"] for row in rows) == 5
+    assert sum(row["group"] == "conv3d" for row in rows) == 2 * 4
+    assert all(row["ms"] > 0 for row in rows)
+    assert capsys.readouterr().out.count("\n| ") == len(rows) + 2  # and the two lines of the head
+
+
+def test_full_size_kernels_have_the_published_shapes():
+    at = bench_parts.Place(torch.device("meta"), torch.bfloat16, bench_parts.SIZES["full"])
+    gemms = [case.name for case in bench_parts.gemms(at)]
+    assert "video, q k v in one: 2976 x 3072 to 9216" in gemms
+    assert "video, MLP, second: 2976 x 14336 to 3072" in gemms
+    convolutions = [case for case in bench_parts.convolutions(at) if "last" in case.name]
+    assert [case.name.split(", ", 1)[0] for case in convolutions] == [
+        *("level 0: 1024 channels", "level 1: 1024 channels"),
+        *("level 2: 512 channels", "level 3: 256 channels"),
+    ]
+    assert "4 x 256 x 496" in convolutions[-1].name
+
+
+@pytest.mark.parametrize("where", [(), ("--split", "sequence", "--device", "cpu,cpu:1")])
+def test_a_whole_stream_is_measured(where, tmp_path, capsys):
+    file = tmp_path / "stream.json"
+    least = ("--pixels", "32x64", "--seconds", "2", "--clips", "1", "--prompts", "1")
+    shared = ("--device", "cpu", *least, "--warm-up", "0", "--json", str(file))
+    result = bench_stream.main([*shared, *where])
+    assert result["speed"]["frames"] == 45
+    assert 0 < result["speed"]["fps_prompt_to_end"] < result["speed"]["fps_hand_out"] * 2
+    assert all(value > 0 for value in result["parts"].values())
+    assert 0 < result["speed"]["parts_of_wall"] <= 1.01
+    assert json.loads(file.read_text())["parts"] == result["parts"]
+    head, _, row = capsys.readouterr().out.splitlines()[:3]
+    assert head.count("|") == row.count("|")
+
+
+def test_a_chunk_that_comes_after_its_moment_is_late():
+    clip = Clip(
+        probe=Probe(Placement.on("cpu")),
+        first_frame=1.0,
+        first_block=2.0,
+        first_sound=1.0,
+        last_frame=2.0,
+        frames=9,
+        arrivals=[(1.0, 0.0), (1.1, 1 / 24), (1.5, 5 / 24)],
+    )
+    late = clip.lateness()
+    assert late[0] == pytest.approx(-BUFFER_SECONDS)
+    assert [value > 0 for value in late] == [False, False, True]
+    assert late[2] == pytest.approx(0.5 - BUFFER_SECONDS - 5 / 24)
+    assert clip.hand_out_fps == 8.0 and clip.total_fps == 4.5
+
+
+@pytest.mark.parametrize(
+    ("intervals", "length"), [([], 0), ([(0, 2), (1, 3)], 3), ([(5, 6), (0, 4), (1, 2)], 5)]
+)
+def test_time_in_which_several_kernels_run_counts_once(intervals, length):
+    assert bench_stream.covered(intervals) == length
+
+
+def test_percentiles_are_values_that_occurred():
+    values = [float(n) for n in range(20, 0, -1)]
+    assert percentile(values, 0.5) == 10.0 and percentile(values, 0.95) == 19.0
+    assert percentile([3.0], 0.95) == 3.0
+
+
+def test_random_weights_are_never_all_zero():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    assert all(p.abs().max() > 0 for p in fill_random(module).parameters())
+
+
+def test_the_suite_runs_what_the_machine_can():
+    assert set(suite.runs(0)) == {"loop", "kernels", "stream"}
+    assert not any("cuda" in word for run in suite.runs(0).values() for word in run)
+    assert "cuda:1" not in " ".join(w for run in suite.runs(1).values() for w in run)
+    assert {"stream_beside", "stream_split"} <= set(suite.runs(2))
+    parsers = {"bench_stream": bench_stream.parsed}
+    for module, *arguments in (*suite.runs(0).values(), *suite.runs(2).values()):
+        if module in parsers:
+            parsers[module](arguments)
+
+
+def test_a_row_names_date_commit_and_machine():
+    facts = machine(CPU)
+    assert {"date", "commit", "cpu", "threads", "torch"} <= set(facts)
+    assert table(["a", "b"], [[1, 2]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
