@@ -13,6 +13,7 @@ from .checkpoints.build import (
     video_decoder_from_state_dict,
     video_encoder_from_state_dict,
 )
+from .checkpoints.config_json import config_from_metadata
 from .checkpoints.files import read_file
 from .checkpoints.lora import LowRank, check_lora, load_lora
 from .checkpoints.quantise import is_quantised
@@ -104,6 +105,7 @@ __all__ = [
     "check_request",
     "clean_text",
     "compose_prompt",
+    "config_from_metadata",
     "first_block_faults",
     "first_frame_latent",
     "frames_from_images",

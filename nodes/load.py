@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..hallo_live_core import (
     CheckpointError,
     audio_decoder_from_state_dicts,
+    config_from_metadata,
     fuse_projections,
     is_quantised,
     read_file,
@@ -107,6 +108,7 @@ class HalloLiveModelLoader(io.ComfyNode):
             dtype=None if numbers.storage.itemsize == 1 else numbers.storage,
             ops=numbers.ops,
             attention=host.attention(attention),
+            config=config_from_metadata(weights.metadata, weights.name),
             keep_quantised=keep,
         )
         if not keep:  # scaled 8-bit layers have a scale each
