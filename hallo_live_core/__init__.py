@@ -20,7 +20,7 @@ from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
 from .config import KNOWN_SIZES, TEXT_LENGTH, BlockSizes
 from .devices import Placement
-from .engine import HalloLive
+from .engine import HalloLive, load_first_frame
 from .errors import (
     Cancelled,
     CheckpointError,
@@ -43,6 +43,7 @@ from .live.delivery import Delivery, SessionSink
 from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsError
 from .media.clip_reader import MAX_SECONDS, read_clip
 from .media.mp4 import Mp4Writer
+from .media.picture import read_picture
 from .models.dit.fused import fuse_projections
 from .models.dit.weights import rows_of, split_fused
 from .models.text_encoder.cleaning import clean_text
@@ -112,12 +113,14 @@ __all__ = [
     "fuse_projections",
     "is_quantised",
     "live_routes",
+    "load_first_frame",
     "load_judges",
     "load_lora",
     "plan_request",
     "rank_takes",
     "read_clip",
     "read_file",
+    "read_picture",
     "rows_of",
     "score_clip",
     "score_table",

@@ -17,8 +17,8 @@ TEXT_LENGTH = 512
 
 
 KNOWN_SIZES = ((512, 992), (992, 512), (704, 704), (448, 1152), (1152, 448))
-"""Height and width in pixels: what the model was trained with, then the others of Ovi's list, after the
-snapping of its teacher (spec 02 §7). Any other multiple of 32 can be asked for."""
+"""Height and width in pixels: what the model was trained with, then the others of Ovi's list, after
+the snapping of its teacher (spec 02 §7). Any other multiple of 32 can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)

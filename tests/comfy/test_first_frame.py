@@ -9,9 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hallo_live_core import HalloLive, Placement, Request
-from hallo_live_core.engine import load_first_frame
-from hallo_live_core.media.picture import read_picture
+from hallo_live_core import HalloLive, Placement, Request, load_first_frame, read_picture
 
 from .canvas import Canvas
 from .graphs import (

@@ -58,6 +58,18 @@ def test_core_has_the_same_names_and_shapes_at_full_size(comfyui):
     assert names == {name: list(shape) for name, shape in stored.items()}
 
 
+@pytest.mark.slow
+def test_core_s_own_loader_at_published_widths_agrees_with_ours(comfyui):
+    script = Path(__file__).with_name("full_width_vae.py")
+    command = [sys.executable, str(script), str(comfyui), str(script.parents[2])]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    seen = json.loads(run.stdout.splitlines()[-1])
+    assert seen["shape"] == [5, 64, 64, 3]
+    assert seen["spread"] > 0.1 and seen["latent_spread"] > 0.1  # something to compare
+    assert seen["decode_error"] < 1e-5 and seen["encode_error"] < 1e-5
+
+
 def test_joint_latents_made_by_core_of_ours_are_decoded_by_core_and_by_us(server, two_steps):
     joint = {"video_latent": [SAMPLER, 0], "audio_latent": [SAMPLER, 1]}
     graph = without(two_steps, "7", SAVE) | {

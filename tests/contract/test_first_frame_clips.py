@@ -6,11 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hallo_live_core import HalloLive, Placement, Request
+from hallo_live_core import HalloLive, Placement, Request, load_first_frame
 from hallo_live_core.checkpoints.load import load_video_encoder
 from hallo_live_core.cli import main
 from hallo_live_core.decoding.video import VideoStream
-from hallo_live_core.engine import load_first_frame
 from hallo_live_core.errors import CheckpointError, ShapeError
 from hallo_live_core.functional.first_frame import fit_picture
 
