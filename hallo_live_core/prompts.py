@@ -118,16 +118,13 @@ def respeak(prompt: str, words: str) -> str:
     Raises:
         PromptError: the result's tags do not match, or there are no words.
     """
-    if _ANY_TAG.search(_unescape(words)):
-        check_prompt(words)
+    check_prompt(words)
+    if _TAG.search(_unescape(words)):
         return words
-    if not words.strip():
-        raise PromptError("There are no words to say", fix="write what is said next")
     check_prompt(prompt)
     spoken, plain = _enclose(words.strip(), SPEECH), _unescape(prompt)
     if found := _SPEECH.search(plain):
-        rest = _SPEECH.sub("", plain[found.end() :])
-        return plain[: found.start()] + spoken + rest
+        return plain[: found.start()] + spoken + _SPEECH.sub("", plain[found.end() :])
     scene, tag, sound = plain.partition(SOUND[0])
     return " ".join(part for part in (scene.strip(), spoken, tag + sound) if part)
 

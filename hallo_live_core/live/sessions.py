@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..errors import Cancelled, HalloLiveError
 from ..types import Progress
 from .broadcast import RING_BYTES, Broadcast
+from .lines import Lines
 from .pacing import SESSION_SECONDS, Pace, has_expired
 
 MAX_SESSIONS = 8
@@ -31,6 +32,10 @@ class TooManySessionsError(HalloLiveError):
     """All places for streams are taken by runs that have not ended."""
 
 
+class NotListeningError(HalloLiveError):
+    """Nobody listens to what a stream is told to say."""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveStatus:
     """Where a stream stands; `as_json` is what pages and programs get.
@@ -38,7 +43,8 @@ class LiveStatus:
     block counts from 1 (0: none yet) of num_blocks (0: not known yet); seconds: length of the clip
     so far; speed: seconds of clip per second of waiting; seconds_behind: what a viewer who began
     with the first picture had to wait since; first_after: seconds to the first picture; mime:
-    known from the first picture on; tags: strings of the owner, such as a prompt id.
+    known from the first picture on; tags: strings of the owner, such as a prompt id; num_lines:
+    lines that wait to be said, None where the run cannot be told any.
     """
 
     id: str
@@ -53,6 +59,7 @@ class LiveStatus:
     error: str | None
     readers: int
     tags: Mapping[str, str]
+    num_lines: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
@@ -63,9 +70,10 @@ class LiveSession:
     """One run on its way to viewers. Made by `Sessions.open`.
 
     The run reports here (`running`, `advance`, `made`), asks `should_stop` and `should_finish`, and
-    pushes into `broadcast`; everybody else reads `status` and may `finish` or `cancel`. Methods may
-    be called from any thread. on_change is called, in a thread of the run, whenever the state or
-    the block changes and when the first picture is there.
+    pushes into `broadcast`; everybody else reads `status` and may `finish` or `cancel`, and `say`
+    things where the run has set `lines`. Methods may be called from any thread. on_change is
+    called, in a thread of the run, whenever the state or the block changes and when the first
+    picture is there.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class LiveSession:
         self.id = uuid.uuid4().hex
         self.broadcast = Broadcast(max_bytes=max_bytes)
         self.mime: str | None = None
+        self.lines: Lines | None = None
         self.ended_at: float | None = None
         self._tags = dict(tags or {})
         self._on_change, self._clock = on_change, clock
@@ -162,6 +171,21 @@ class LiveSession:
         """Ask to stop at once."""
         self._stop.set()
 
+    def say(self, words: str) -> None:
+        """Have something said next: plain words, or a whole prompt with tags.
+
+        Raises:
+            NotListeningError: the run has ended, or cannot be told.
+            PromptError, TooManyLinesError: see `Lines.say`.
+        """
+        if self.lines is None or self.has_ended:
+            raise NotListeningError(
+                "This stream cannot be told what to say",
+                found="it has ended" if self.has_ended else "nothing encodes prompts while it runs",
+                fix="start another one; in ComfyUI, connect a CLIP to the sampler",
+            )
+        self.lines.say(words)
+
     @property
     def has_ended(self) -> bool:
         """Whether nothing more will come."""
@@ -185,6 +209,7 @@ class LiveSession:
                 error=self._error,
                 readers=self.broadcast.num_readers,
                 tags=self._tags,
+                num_lines=None if self.lines is None else self.lines.num_waiting,
             )
 
     def _tell(self) -> None:

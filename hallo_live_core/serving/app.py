@@ -14,6 +14,7 @@ from ..live.sessions import TooManySessionsError
 from ..types import Request
 from .guard import why_refused
 from .live_routes import (
+    MAX_PROMPT,
     SAFE_HEADERS,
     SESSION,
     Handler,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 MAX_BODY = 64 * 2**10
 """Bytes of a request's body."""
 
-MAX_PROMPT = 4000
-"""Characters of a prompt; the text encoder reads 512 tokens."""
-
 MAX_SIDE = 2048
 """Pixels; beyond, memory and patience end."""
 
@@ -43,6 +41,8 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
     "lookahead": (int,),
     "height": (int,),
     "width": (int,),
+    "window_blocks": (int,),
+    "sink_blocks": (int,),
 }
 """What may be asked for, and as which JSON type."""
 

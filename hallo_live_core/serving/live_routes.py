@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HalloLiveError
+from ..errors import HalloLiveError, RequestError
 from ..live.broadcast import Reader, TooManyReadersError
+from ..live.lines import TooManyLinesError
 from ..live.pacing import STALL_SECONDS
-from ..live.sessions import LiveSession, Sessions
+from ..live.sessions import LiveSession, NotListeningError, Sessions
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,6 +24,12 @@ SESSION = SESSIONS + "/{id}"
 STREAM = "/hallolive/stream/{id}"
 
 SAFE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+MAX_PROMPT = 4000
+"""Characters of a prompt; the text encoder reads 512 tokens."""
+
+MAX_SAY_BYTES = 32 * 2**10
+"""Of a body that says something: `MAX_PROMPT` characters, however they are escaped."""
 
 LOOK_UP_SECONDS = 1.0
 """How often a viewer who waits is looked at, in case it has left."""
@@ -40,6 +48,7 @@ def live_routes(sessions: Sessions) -> list[tuple[str, str, Handler]]:
         ("GET", STREAM, routes.stream),
         ("POST", SESSION + "/finish", routes.finish),
         ("POST", SESSION + "/cancel", routes.cancel),
+        ("POST", SESSION + "/say", routes.say),
     ]
 
 
@@ -86,6 +95,26 @@ class _LiveRoutes:
     async def cancel(self, request: web.Request) -> web.Response:
         return self._switch(request, LiveSession.cancel)
 
+    async def say(self, request: web.Request) -> web.Response:
+        """{"text": ...}: said from the next block on."""
+        session = self._find(request)
+        if session is None:
+            return refused(404, "no such stream")
+        if request.content_type != "application/json":
+            return refused(415, "send Content-Type: application/json")
+        body = await _read_little(request)
+        if body is None:
+            return refused(413, f"a body has at most {MAX_SAY_BYTES} bytes")
+        try:
+            session.say(_text_of(body))
+        except TooManyLinesError as error:
+            return refused(503, str(error))
+        except NotListeningError as error:
+            return refused(409, str(error))
+        except HalloLiveError as error:
+            return refused(400, str(error))
+        return json_answer(_told(session))
+
     async def stream(self, request: web.Request) -> web.StreamResponse:
         session = self._find(request)
         if session is None:
@@ -112,6 +141,34 @@ class _LiveRoutes:
             return refused(415, "send Content-Type: application/json")
         switch(session)
         return json_answer(_told(session))
+
+
+async def _read_little(request: web.Request) -> bytes | None:
+    """A body of at most `MAX_SAY_BYTES`; None if it is longer."""
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > MAX_SAY_BYTES:
+            return None
+    return bytes(body)
+
+
+def _text_of(body: bytes) -> str:
+    """What {"text": ...} holds.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):  # no JSON, no text, or numbers and nesting without end
+        raise RequestError("the body is not JSON") from None
+    if not isinstance(content, dict) or set(content) != {"text"}:
+        raise RequestError('the body must be {"text": "..."}')
+    text = content["text"]
+    if not isinstance(text, str) or len(text) > MAX_PROMPT:
+        raise RequestError(f"text must be a string of at most {MAX_PROMPT} characters")
+    return text
 
 
 def _told(session: LiveSession) -> dict[str, Any]:

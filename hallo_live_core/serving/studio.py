@@ -11,6 +11,7 @@ from pathlib import Path
 from ..engine import HalloLive
 from ..errors import Cancelled, HalloLiveError
 from ..live.delivery import Delivery, SessionSink
+from ..live.lines import Lines
 from ..live.pacing import SESSION_SECONDS
 from ..live.sessions import MAX_SESSIONS, LiveSession, Sessions, TooManySessionsError
 from ..media.mp4 import Mp4Writer
@@ -70,6 +71,7 @@ class Studio:
                 "Too many clips are waiting", found=self._jobs.qsize(), fix="try again later"
             )
         session = self.sessions.open(tags={"prompt": request.prompt, "seed": str(request.seed)})
+        session.lines = Lines(request.prompt)
         self._jobs.put((session, request))
         return session
 
@@ -113,9 +115,11 @@ class Studio:
                 on_progress=session.advance,
                 should_stop=session.should_stop,
                 should_finish=session.should_finish,
+                next_said=session.lines,
             )
-            kept = Mp4Writer(self._path(session), clock=self._engine.clock, metadata=metadata)
-            live = SessionSink(session, clock=self._engine.clock)
+            clock = self._engine.clock_for(request)
+            kept = Mp4Writer(self._path(session), clock=clock, metadata=metadata)
+            live = SessionSink(session, clock=clock)
             with contextlib.closing(chunks), Delivery(live, kept) as delivery:
                 for chunk in chunks:
                     delivery.write(chunk)

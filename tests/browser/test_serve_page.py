@@ -165,3 +165,19 @@ def test_a_late_viewer_plays_from_the_newest_key_frame_on(page):
     assert page.evaluate("document.querySelectorAll('.hl-player').length") == 1
     page.click(".hl-stop")
     wait_for(page, f"{STATE} === 'stopped'")
+
+
+def test_a_stream_without_end_can_be_told_what_to_say_and_finished(page):
+    generate(page, seconds=0)
+    wait_for(page, f"{TIME} > 0.1 && {STATE} === 'running'")
+    assert page.inner_text(".hl-line").startswith("Block 1 ·") or page.is_visible(".hl-say")
+    page.fill(".hl-words", "Tea? <S>")
+    page.press(".hl-words", "Enter")
+    wait_for(page, "document.querySelector('.hl-words').validationMessage.includes('<S>')")
+    page.complaints.clear()  # the browser reports the answer 400
+    page.fill(".hl-words", "Tea?")
+    page.press(".hl-words", "Enter")
+    wait_for(page, "document.querySelector('.hl-words').value === ''")
+    page.click(".hl-finish")
+    wait_for(page, f"{STATE} === 'finished'")
+    assert page.is_hidden(".hl-say")

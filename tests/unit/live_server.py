@@ -28,6 +28,7 @@ class StagedEngine:
         self.chunks = noise_clip(blocks)
         self.fails_at = fails_at
         self.requests = []
+        self.said = []
         self._allowed = 0
         self._changed = threading.Condition()
 
@@ -39,12 +40,20 @@ class StagedEngine:
             self._allowed = chunks
             self._changed.notify_all()
 
-    def stream(self, request, *, on_progress, should_stop, should_finish) -> Iterator[MediaChunk]:
+    def clock_for(self, request):
+        return self.clock
+
+    def stream(
+        self, request, *, on_progress, should_stop, should_finish, next_said
+    ) -> Iterator[MediaChunk]:
         self.requests.append(request)
         blocks = self.chunks[-1].block + 1
         for index, chunk in enumerate(self.chunks):
-            if index and chunk.block != self.chunks[index - 1].block and should_finish():
+            is_new = index and chunk.block != self.chunks[index - 1].block
+            if is_new and should_finish():
                 return
+            if is_new and (said := next_said(chunk.block)) is not None:
+                self.said.append(said)
             on_progress(Progress("denoise", chunk.block, blocks, index, len(self.chunks)))
             while not self._may(index):
                 if should_stop():

@@ -28,7 +28,7 @@ def test_words_with_tags_are_a_prompt_of_their_own():
     assert respeak(PROMPT, "A cat. <S>Meow.<E>") == "A cat. <S>Meow.<E>"
     with pytest.raises(PromptError, match="<S>"):
         respeak(PROMPT, "A cat. <S>Meow.")
-    with pytest.raises(PromptError, match="no words"):
+    with pytest.raises(PromptError, match="empty"):
         respeak(PROMPT, "  ")
 
 

@@ -16,6 +16,7 @@ export class ClipView {
     this.player = new LivePlayer({
       onFinish: () => this.turn("finish"),
       onStop: () => this.turn("cancel"),
+      onSay: (text) => this.say(text),
     });
     this.build();
   }
@@ -82,12 +83,17 @@ export class ClipView {
     return this.url(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
   }
 
-  turn(name) {
+  turn(name, body = {}) {
     return this.api.fetchApi(`/hallolive/sessions/${this.status.id}/${name}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: "{}",
+      body: JSON.stringify(body),
     });
+  }
+
+  async say(text) {
+    const answer = await this.turn("say", { text });
+    if (!answer.ok) throw new Error((await answer.json()).error);
   }
 
   async copyReport() {

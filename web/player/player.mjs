@@ -9,6 +9,7 @@ const CATCH_UP_SECONDS = 2; // farther behind than this, play a little faster
 const CATCH_UP_RATE = 1.06;
 const JUMP_OFFER_SECONDS = 4; // farther behind than this, offer to jump
 const EDGE_SECONDS = 0.5; // where a jump lands, before the newest data
+const MAX_WORDS = 4000;
 const ENDED = ["finished", "stopped", "failed"];
 
 /**
@@ -16,10 +17,11 @@ const ENDED = ["finished", "stopped", "failed"];
  * tells where it stands (the JSON of a session), `showFile(url)` shows a finished clip, once what
  * is playing has ended. `destroy()` ends everything.
  *
- * Options: request, a `fetch` of the host; onFinish and onStop, called by the two buttons.
+ * Options: request, a `fetch` of the host; onFinish and onStop, called by the two buttons; onSay,
+ * called with words that should be said next, may throw why they cannot be.
  */
 export class LivePlayer {
-  constructor({ request = (...args) => fetch(...args), onFinish, onStop } = {}) {
+  constructor({ request = (...args) => fetch(...args), onFinish, onStop, onSay } = {}) {
     this.request = request;
     this.mode = "empty"; // empty, mse, progressive, file
     this.status = null;
@@ -28,6 +30,7 @@ export class LivePlayer {
     this.ending = new AbortController();
     this.streaming = null;
     this.build(onFinish, onStop);
+    this.buildSay(onSay);
     this.timer = setInterval(() => this.tick(), TICK_MS);
     this.render();
   }
@@ -56,6 +59,29 @@ export class LivePlayer {
       this.video.addEventListener(event, () => this.render(), listen);
     }
     this.video.addEventListener("ended", () => this.streamPlayed(), listen);
+  }
+
+  /** The line in which people type what is said next; for streams that can be told. */
+  buildSay(onSay) {
+    this.words = make("input", { type: "text", className: "hl-words", maxLength: MAX_WORDS });
+    this.words.placeholder = "Say next …";
+    this.words.setAttribute("aria-label", "Say next");
+    this.words.addEventListener("input", () => this.words.setCustomValidity(""));
+    this.say = make("form", { className: "hl-say", hidden: true });
+    this.say.append(this.words, make("button", { type: "submit", textContent: "Say" }));
+    this.say.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const words = this.words.value.trim();
+      if (!words) return;
+      try {
+        await onSay?.(words);
+        this.words.value = "";
+      } catch (error) {
+        this.words.setCustomValidity(error.message);
+        this.words.reportValidity();
+      }
+    });
+    this.element.append(this.say);
   }
 
   /** Play a stream from now on; whatever was playing goes away. */
@@ -195,6 +221,7 @@ export class LivePlayer {
     this.mute.setAttribute("aria-pressed", String(this.video.muted));
     this.jump.hidden = !(isRunning && this.mode === "mse" && this.behind > JUMP_OFFER_SECONDS);
     this.finish.hidden = this.stop.hidden = !isRunning;
+    this.say.hidden = !isRunning || (this.status.num_lines ?? null) === null;
     this.element.dataset.state = state ?? "empty";
     setText(this.line, this.problem || describe(this.status, this.isLive ? this.behind : 0));
     setText(this.spoken, this.problem || announce(this.status));
@@ -211,9 +238,10 @@ export function describe(status, behind = 0) {
       return "Waiting for its turn";
     case "running": {
       if (!status.block) return "Reading the prompt";
-      const block = `Block ${status.block} of ${status.num_blocks}`;
+      const block = `Block ${status.block}${status.num_blocks ? ` of ${status.num_blocks}` : ""}`;
       if (!status.seconds) return `${block}, no picture yet`;
-      return `${block} · ${speed} · ${behind.toFixed(1)} s behind`;
+      const waiting = status.num_lines ? ` · ${status.num_lines} to be said` : "";
+      return `${block} · ${speed} · ${behind.toFixed(1)} s behind${waiting}`;
     }
     case "finished":
       return `Done · ${length} · ${speed} · first picture after ${status.first_after.toFixed(1)} s`;

@@ -10,7 +10,11 @@ const $ = (id) => document.getElementById(id);
 const sessionUrl = (id, action = "") => `hallolive/sessions/${id}${action}`;
 const streamUrl = (id) => `hallolive/stream/${id}?from=start`;
 
-const player = new LivePlayer({ onFinish: () => tell("finish"), onStop: () => tell("cancel") });
+const player = new LivePlayer({
+  onFinish: () => tell("finish"),
+  onStop: () => tell("cancel"),
+  onSay: (text) => call(sessionUrl(current, "/say"), { text }),
+});
 $("player").append(player.element);
 let current = null; // id of the clip in the player
 let timer = 0;
