@@ -213,3 +213,36 @@ def test_a_rank_that_waits_for_one_that_stopped_stops_too():
     exchange.stop(1)
     with pytest.raises(RankStopped, match="Another rank"):
         exchange.gather(0, part(0, 1, 1.0), part(0, 2, 0.0))
+
+
+def test_a_gpu_copy_waits_for_its_source_and_keeps_the_memory_until_then(monkeypatch):
+    """With a stand-in for CUDA: the order of calls, which a CPU cannot get wrong by itself."""
+    calls = []
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_event(self, event):
+            calls.append(f"wait for {event}")
+
+    class Current:
+        def __init__(self, stream):
+            pass
+
+        def __enter__(self):
+            calls.append("on the copying stream")
+
+        def __exit__(self, *_):
+            calls.append("back")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", Current)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: calls.append("keep"))
+    monkeypatch.setattr(Part, "put_into", lambda self, whole: calls.append("copy"))
+    exchange = Exchange(2)
+    exchange._boxes[1, 0].put(part(1, 1, 2.0)._replace(written="its kernels"))
+    exchange.gather(0, part(0, 1, 1.0), part(0, 2, 0.0))
+    own = ["copy"]
+    received = ["on the copying stream", "wait for its kernels", "keep", "keep", "copy", "back"]
+    assert calls == own + received
