@@ -159,3 +159,18 @@ class StreamSettings:
 
     blocks: BlockSizes = field(default_factory=BlockSizes)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration:
+    """How the transformer's work is carried out: what is computed stays the same, up to rounding.
+
+    attention: a kernel's name (`models.dit.kernels`). compile_blocks: each layer becomes one
+    compiled graph per block of the clip. audio_beside: on a GPU, the audio stream's kernels run
+    beside the video's. graphs: on a GPU, each pass is recorded once and then replayed.
+    """
+
+    attention: str = "auto"
+    compile_blocks: bool = False
+    audio_beside: bool = False
+    graphs: bool = False

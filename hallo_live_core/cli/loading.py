@@ -10,6 +10,7 @@ from pathlib import Path
 from ..devices import Placement
 from ..engine import DECODERS, HalloLive
 from ..errors import RequestError
+from .acceleration import acceleration, add_acceleration_options
 
 SPLITS = ("off", "sequence")
 """How several devices share the transformer."""
@@ -36,6 +37,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, models_required: bool 
         "--raw-weights", action="store_true", help="not the EMA, if a file has both"
     )
     add_lora_option(parser)
+    add_acceleration_options(parser)
 
 
 def add_lora_option(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +74,7 @@ def load_engine(options: argparse.Namespace, on: Placement) -> HalloLive:
 
     Raises:
         CheckpointError: a file is missing or does not fit.
+        RequestError: the device cannot do what is asked of it.
     """
     return HalloLive.load(
         options.models,
@@ -79,6 +82,7 @@ def load_engine(options: argparse.Namespace, on: Placement) -> HalloLive:
         decoder=options.decoder,
         ema=not options.raw_weights,
         loras=options.lora,
+        acceleration=acceleration(options),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints.lora import LoraFiles
 from ..clock import MediaClock
-from ..config import HALLO_5B, StreamSettings
+from ..config import HALLO_5B, Acceleration, StreamSettings
 from ..decoding.audio import AudioStream
 from ..decoding.chunks import ChunkDecoder
 from ..decoding.video import VideoStream
@@ -31,7 +31,7 @@ from ..models.video_vae.latents import SPATIAL_COMPRESSION
 from ..sampling.denoiser import Denoiser, check_window
 from ..sampling.first_frame import pin_first_frame
 from ..sampling.sampler import PassDone, stream_passes
-from ..sampling.split import SplitTransformer, leader, open_network
+from ..sampling.split import Opener, leader, open_network
 from ..state.session import SessionShape, session_nbytes
 from ..types import (
     CancelCheck,
@@ -41,6 +41,7 @@ from ..types import (
     Request,
     TextContext,
 )
+from .acceleration import accelerate, check_acceleration
 from .parts import DECODERS, load_parts
 from .run import Run, texts_of, until_finished
 
@@ -63,7 +64,7 @@ class HalloLive:
     def __init__(
         self,
         *,
-        transformer: DualStreamDiT | SplitTransformer | None = None,
+        transformer: DualStreamDiT | Opener | None = None,
         video_decoder: VideoDecoder | None = None,
         audio_decoder: AudioDecoder | None = None,
         text_encoder: TextEncoder | None = None,
@@ -87,18 +88,23 @@ class HalloLive:
         decoder: str = DECODERS[0],
         ema: bool = True,
         loras: LoraFiles = (),
+        acceleration: Acceleration | None = None,
     ) -> HalloLive:
         """Load every part from a folder with the published files (README, `catalog`).
 
         loras: files and strengths of changes to merge into the transformer.
+        acceleration: how its work is carried out.
 
         Raises:
             CheckpointError: a file is missing (all missing ones are named), damaged or of
                 another model.
+            RequestError: the device cannot do what `acceleration` asks for.
         """
+        how = acceleration or Acceleration()
+        check_acceleration(how, placement.transformer, split=bool(placement.sharers))
         parts = load_parts(models, placement=placement, decoder=decoder, ema=ema, loras=loras)
         return cls(
-            transformer=parts.transformer,
+            transformer=accelerate(parts.transformer, how),
             video_decoder=parts.video_decoder,
             audio_decoder=parts.audio_decoder,
             text_encoder=parts.text_encoder,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from ..errors import RequestError, ShapeError
 from ..functional.schedule import NoiseSchedule
 from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.exchange import Exchange, RankStopped, Seat, SharedCache
-from ..state.session import SessionShape, SessionState, TextCache, TimeRuns
+from ..state.session import SessionShape, SessionState, TextCache, TimeRows, TimeRuns
 from ..types import TextContext
 from .denoiser import Network, open_session
 
@@ -83,23 +83,41 @@ class SplitTransformer:
         return SplitSession(ranks), ranks[0].state
 
 
+class Opener(Protocol):
+    """What is more than one plain network, and so opens its sessions itself."""
+
+    config: TransformerConfig
+    models: tuple[DualStreamDiT, ...]
+
+    def open(
+        self,
+        text: TextContext,
+        shape: SessionShape,
+        schedule: NoiseSchedule,
+        *,
+        dtype: torch.dtype,
+    ) -> tuple[Network, SessionState]:
+        """What a `Denoiser` runs, and its session; raises as `open_session` does."""
+        ...
+
+
 def open_network(
-    model: DualStreamDiT | SplitTransformer,
+    model: DualStreamDiT | Opener,
     text: TextContext,
     shape: SessionShape,
     schedule: NoiseSchedule,
     *,
     dtype: torch.dtype,
 ) -> tuple[Network, SessionState]:
-    """What a `Denoiser` runs, and its session: see `open_session` and `SplitTransformer.open`."""
-    if isinstance(model, SplitTransformer):
-        return model.open(text, shape, schedule, dtype=dtype)
-    return model, open_session(model, text, shape, schedule, dtype=dtype)
+    """What a `Denoiser` runs, and its session: see `open_session` and `Opener`."""
+    if isinstance(model, DualStreamDiT):
+        return model, open_session(model, text, shape, schedule, dtype=dtype)
+    return model.open(text, shape, schedule, dtype=dtype)
 
 
-def leader(model: DualStreamDiT | SplitTransformer) -> DualStreamDiT:
+def leader(model: DualStreamDiT | Opener) -> DualStreamDiT:
     """The network, or its copy on the first device."""
-    return model.models[0] if isinstance(model, SplitTransformer) else model
+    return model if isinstance(model, DualStreamDiT) else model.models[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +224,12 @@ def shares(num_latents: int, ranks: int) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
-def cut_runs(runs: TimeRuns | Tensor, first: int, end: int) -> TimeRuns | Tensor:
-    """The timesteps of latents `first` to `end`."""
+def cut_runs(
+    runs: TimeRuns | TimeRows | Tensor, first: int, end: int
+) -> TimeRuns | TimeRows | Tensor:
+    """The timesteps of latents `first` to `end`; embedded ones must be a row per latent."""
+    if isinstance(runs, TimeRows):
+        return TimeRows(runs.embedding[:, first:end], runs.projection[:, first:end])
     if isinstance(runs, Tensor):
         return runs[:, first:end]
     kept: list[tuple[float, int]] = []

@@ -4,27 +4,67 @@ import pytest
 import torch
 
 from hallo_live_core.models.dit import fuse_projections
+from hallo_live_core.models.dit.compilation import compile_blocks
 from hallo_live_core.sampling.sampler import stream_blocks
 
 from .dit_models import joined, tiny_dit, tiny_stream
 
 
-@pytest.mark.parametrize("prepared", [lambda model: model, fuse_projections])
-def test_a_layer_compiles_without_breaks_once_per_block_of_the_clip(prepared):
-    model, graphs = prepared(tiny_dit()), []
+def clip(model, blocks):
+    return joined(list(stream_blocks(*tiny_stream(model, blocks=blocks, lookahead=2))))
 
-    def count(graph, _inputs):
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def graphs_of(model):
+    """Compile the layers with a compiler that only writes down what it was given."""
+    graphs = []
+
+    def keep(graph, _inputs):
         graphs.append(graph)
         return graph.forward
 
     torch.compiler.reset()
-    expected = joined(list(stream_blocks(*tiny_stream(model, blocks=3, lookahead=2))))
-    for layer in model.blocks:
-        layer.compile(backend=count, fullgraph=True, dynamic=False)
+    compile_blocks(model, keep)
+    return graphs
+
+
+@pytest.mark.parametrize("prepared", [lambda model: model, fuse_projections])
+def test_a_layer_compiles_without_breaks_once_per_block_of_the_clip(prepared):
+    model = prepared(tiny_dit())
+    expected = clip(model, 3)
+    graphs = graphs_of(model)
     for _ in range(2):
-        found = joined(list(stream_blocks(*tiny_stream(model, blocks=3, lookahead=2))))
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert_same(clip(model, 3), expected)
     assert len(graphs) == 3
+
+
+def test_a_compiler_meets_no_complex_numbers():
+    model = fuse_projections(tiny_dit())
+    graphs = graphs_of(model)
+    clip(model, 1)
     ops = {str(node.target) for graph in graphs for node in graph.graph.nodes}
-    assert not any("complex" in op for op in ops)
+    assert "complex" not in " ".join(ops)
+    assert any("scaled_dot_product_attention" in op for op in ops)
+
+
+@pytest.mark.slow
+def test_more_blocks_than_pytorch_allows_by_itself_still_compile():
+    model = tiny_dit()
+    expected = clip(model, 10)
+    graphs = graphs_of(model)
+    assert_same(clip(model, 10), expected)
+    assert len(graphs) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_real_compilers_predict_the_same(backend):
+    model = fuse_projections(tiny_dit())
+    expected = clip(model, 2)
+    torch.compiler.reset()
+    compile_blocks(model, backend)
+    assert_same(clip(model, 2), expected)

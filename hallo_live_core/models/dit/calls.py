@@ -147,11 +147,13 @@ def _teacher(model: DualStreamDiT, video: Tensor, audio: Tensor, how: TeacherPas
 
 def _times(
     modality: Modality,
-    given: TimeRuns | Tensor,
+    given: TimeRuns | TimeRows | Tensor,
     latents: Tensor,
     known: Callable[[TimeRuns], TimeRows],
 ) -> TimeRows:
     """Timesteps of a stream embedded: here, or looked up in what the session has embedded."""
+    if isinstance(given, TimeRows):
+        return given
     if isinstance(given, Tensor):
         check_timesteps(given, latents, axes=2)
         return modality.embed_times(given, device=latents.device, dtype=latents.dtype)

@@ -19,6 +19,7 @@ from ...types import TextContext
 from .attention import Ops
 from .calls import Call, past, prepare
 from .checks import check_latents
+from .lanes import IN_TURN, Lanes
 from .modality import AudioModality, VideoModality
 from .passes import CachedPass, MaskedPass, TeacherPass
 from .stream import LayerInput, StreamBlock
@@ -51,16 +52,28 @@ class FusionBlock(nn.Module):
         for_video: LayerInput,
         for_audio: LayerInput,
         views: Views,
+        lanes: Lanes = IN_TURN,
     ) -> tuple[Tensor, Tensor]:
-        """video, audio: tokens [b, l, dim] of each stream; returns them after this layer."""
-        video_mod, audio_mod = self.video.modulate(for_video), self.audio.modulate(for_audio)
+        """video, audio: tokens [b, l, dim] of each stream; returns them after this layer.
+
+        lanes: how the audio's half of the work runs, which is independent of the video's between
+        the two meetings.
+        """
+        with lanes.beside():
+            audio_mod = self.audio.modulate(for_audio)
+            audio = self.audio.look(audio, audio_mod, for_audio.rotary, views.audio_self)
+            heard = self.video.cross_attn.fusion_keys(audio, for_audio.rotary)
+        video_mod = self.video.modulate(for_video)
         video = self.video.look(video, video_mod, for_video.rotary, views.video_self)
-        audio = self.audio.look(audio, audio_mod, for_audio.rotary, views.audio_self)
-        heard = self.video.cross_attn.fusion_keys(audio, for_audio.rotary)
         seen = self.audio.cross_attn.fusion_keys(video, for_video.rotary)
+        lanes.meet()
+        with lanes.beside():
+            audio = self.audio.meet(audio, for_audio, seen, views.audio_to_video)
+            audio = self.audio.think(audio, audio_mod)
         video = self.video.meet(video, for_video, heard, views.video_to_audio)
-        audio = self.audio.meet(audio, for_audio, seen, views.audio_to_video)
-        return self.video.think(video, video_mod), self.audio.think(audio, audio_mod)
+        video = self.video.think(video, video_mod)
+        lanes.meet()
+        return video, audio
 
     def settle(
         self, video: Tensor, for_video: LayerInput, video_self: Cached, audio_to_video: Cached
@@ -75,7 +88,7 @@ class DualStreamDiT(nn.Module):
     """Noisy latents of picture and sound in, flow (noise - clean) of both out.
 
     ops: namespace of layers (`attention.Ops`). attention: replaces PyTorch's own
-    (`visibility.Attention`); may be changed between calls.
+    (`visibility.Attention`). Attributes `attention` and `lanes` may be changed between calls.
     Wrappers that shard weights must know both entry points, `forward` and `settle`, of this module
     and of its blocks.
     """
@@ -92,6 +105,7 @@ class DualStreamDiT(nn.Module):
         super().__init__()
         self.config = config
         self.attention = attention
+        self.lanes: Lanes = IN_TURN
         where = None if device is None else torch.device(device)
         self.video = VideoModality(config.video, ops=ops, device=where, dtype=dtype)
         self.audio = AudioModality(config.audio, ops=ops, device=where, dtype=dtype)
@@ -178,6 +192,6 @@ class DualStreamDiT(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         for i in layers:
             video, audio = self.blocks[i](
-                video, audio, call.video.layer(i), call.audio.layer(i), call.views(i)
+                video, audio, call.video.layer(i), call.audio.layer(i), call.views(i), self.lanes
             )
         return video, audio

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...config import BlockSizes
 from ...functional.rope import RotaryTables
-from ...state.session import SessionState, Text, TimeRuns
+from ...state.session import SessionState, Text, TimeRows, TimeRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,14 @@ class CachedPass:
     """Student, one block of a running stream: its latents now, the past from caches (spec 01 §6.3).
 
     The audio always starts at latent 0: history, block and look-ahead. Timesteps come as runs of
-    values that the session knows, or, at the price of embedding them here, as [b, f] and [b, a].
+    values that the session knows, embedded already, or, at the price of embedding them here, as
+    [b, f] and [b, a].
     """
 
     state: SessionState
     first_video: int
-    video_times: TimeRuns | Tensor
-    audio_times: TimeRuns | Tensor
+    video_times: TimeRuns | TimeRows | Tensor
+    audio_times: TimeRuns | TimeRows | Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,30 @@
+"""Layers as compiled graphs: what stands between two matrix products becomes one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch._dynamo.config
+
+from .fusion import DualStreamDiT
+
+VARIANTS = 64
+"""Block shapes that a process may compile; PyTorch stops at 8 by itself.
+
+Every block of a clip sees more of the past than the one before, so it is a shape of its own, and so
+is each size of picture.
+"""
+
+
+def compile_blocks(model: DualStreamDiT, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile every layer, in place, when it is first called with a shape.
+
+    Layers share what is compiled: a clip of five blocks needs five variants, whichever layer and
+    step. A layer compiles whole or not at all. The last layer of a context pass is left as it is,
+    since it runs a part only.
+    """
+    limit = torch._dynamo.config.cache_size_limit
+    torch._dynamo.config.cache_size_limit = max(limit, VARIANTS)
+    for layer in model.layers:
+        layer.compile(backend=backend, fullgraph=True, dynamic=False)

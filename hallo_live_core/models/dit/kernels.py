@@ -1,0 +1,134 @@
+"""Which attention kernel a device gets: by what it can do and what is installed, never by its name.
+
+All compute the same softmax(q k^T / sqrt(d)) v; they differ in speed, and by rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from ...errors import RequestError
+from .visibility import Attention, sdpa
+
+AUTO, FA3, FA2, CUDNN, SDPA = "auto", "fa3", "fa2", "cudnn", "sdpa"
+ATTENTIONS = (AUTO, FA3, FA2, CUDNN, SDPA)
+"""What users may ask for: auto, FlashAttention 3 or 2 (packages), cuDNN, or PyTorch's choice."""
+
+PACKAGES = {FA3: "flash_attn_interface", FA2: "flash_attn"}
+"""The modules that bring `flash_attn_func`."""
+
+HOPPER = 9
+"""Major capability of the only devices that FlashAttention 3 is written for."""
+
+ADA = (8, 9)
+"""From this capability on, cuDNN's attention is tried before PyTorch's flash attention."""
+
+FLASH2 = (8, 0)
+"""The least capability of FlashAttention 2."""
+
+HALF = (torch.bfloat16, torch.float16)
+"""What flash kernels compute in."""
+
+KEYS_PER_QUERY = 32
+"""With at least this many keys for each query, keys are split to fill the device.
+
+The sound's 30 to 150 queries over a clip's 14 880 keys of picture have 99 and more; a
+block's own 2976 queries have 5.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What decides: compute capability (major, minor), None without CUDA; modules installed."""
+
+    capability: tuple[int, int] | None
+    packages: frozenset[str]
+
+    @classmethod
+    def of(cls, device: torch.device) -> Abilities:
+        """Those of a device of this machine."""
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        return cls(capability, frozenset(p for p in PACKAGES.values() if find_spec(p) is not None))
+
+    def runs(self, kernel: str) -> bool:
+        """Whether a kernel can be had."""
+        if kernel == SDPA:
+            return True
+        if self.capability is None:
+            return False
+        if kernel == FA3:
+            return self.capability[0] == HOPPER and PACKAGES[FA3] in self.packages
+        if kernel == FA2:
+            return self.capability >= FLASH2 and PACKAGES[FA2] in self.packages
+        return self.capability >= FLASH2
+
+    @property
+    def best(self) -> str:
+        """The kernel that `auto` means here."""
+        if self.runs(FA3):
+            return FA3
+        if self.capability is not None and self.capability >= ADA:
+            return CUDNN
+        return SDPA
+
+
+def choose_attention(
+    name: str, device: torch.device, abilities: Abilities | None = None
+) -> Attention:
+    """The attention of that name (`ATTENTIONS`) for a device; abilities are asked of it.
+
+    Raises:
+        RequestError: the name is unknown, or the device or its packages cannot do that.
+    """
+    if name not in ATTENTIONS:
+        raise RequestError("Unknown attention", found=name, fix=f"use {', '.join(ATTENTIONS)}")
+    abilities = abilities or Abilities.of(device)
+    kernel = abilities.best if name == AUTO else name
+    if not abilities.runs(kernel):
+        raise RequestError(
+            f"The attention {kernel} cannot run on {device}",
+            found=f"capability {abilities.capability}, "
+            f"packages: {', '.join(sorted(abilities.packages)) or 'none'}",
+            fix=f"use {AUTO}, which is {abilities.best} here",
+        )
+    if kernel in PACKAGES:
+        return flash(import_module(PACKAGES[kernel]).flash_attn_func)
+    return cudnn_first if kernel == CUDNN else sdpa
+
+
+def flash(function: Callable[..., Any]) -> Attention:
+    """Attention by a package's `flash_attn_func`, which takes [b, l, n, d] in half precision.
+
+    It splits long keys by itself where queries are few. Masks and other formats go to PyTorch's
+    own attention, since the packages have neither.
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None or q.dtype not in HALF:
+            return sdpa(q, k, v, mask)
+        out = function(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        # Some versions also return the logarithm of the softmax's denominator.
+        return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+
+    return attend
+
+
+def cudnn_first(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """PyTorch's attention, cuDNN's kernel first; for few queries the flash kernel: it splits keys.
+
+    What a kernel cannot do goes to the next.
+    """
+    few = q.shape[2] * KEYS_PER_QUERY <= k.shape[2]
+    order = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    rest = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel([*(order if few else order[::-1]), *rest], set_priority=True):
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
