@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false
+# (of `Arriving` fields it does not see that they have no default)
 """The values that travel between the parts: request, text, latents, media."""
 
 from __future__ import annotations
@@ -75,17 +77,42 @@ class LatentBlock:
     is_last: bool
 
 
-@dataclass(frozen=True, slots=True)
+class OnItsWay(Protocol):
+    """A tensor that is being copied to the CPU."""
+
+    def result(self) -> Tensor:
+        """The tensor, once it is there."""
+        ...
+
+
+class Arriving:
+    """A field that may be given a tensor on its way; whoever reads it waits for it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, chunk: object, owner: type | None = None) -> Tensor:
+        if chunk is None:  # the class itself has no value: dataclasses take that for "no default"
+            raise AttributeError(self._name)
+        value = vars(chunk)[self._name]
+        return value if isinstance(value, Tensor) else value.result()
+
+    def __set__(self, chunk: object, value: Tensor | OnItsWay) -> None:
+        vars(chunk)[self._name] = value
+
+
+@dataclass(frozen=True)
 class MediaChunk:
     """What one decoded video latent brings: its frames, and what sound has become ready with it.
 
     frames: uint8 [f, h, w, 3] RGB on the CPU (f may be 0); samples: float32 [s] mono on the CPU
-    (s may be 0). The times are those of the first frame and the first sample, in seconds.
+    (s may be 0). Both may still be on their way from the GPU when the chunk is handed out; reading
+    them waits. The times are those of the first frame and the first sample, in seconds.
     """
 
     block: int
-    frames: Tensor
-    samples: Tensor
+    frames: Arriving = Arriving()
+    samples: Arriving = Arriving()
     first_frame: int
     first_sample: int
     frame_time: Fraction

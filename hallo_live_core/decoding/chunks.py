@@ -20,7 +20,8 @@ class ChunkDecoder:
     picture and players want it first. The last block's sound is cut or filled with silence so
     that the clip's sound lasts exactly as long as its picture (spec 03 §8, time axes).
 
-    Only sample 0 of a batch is handed out.
+    Only sample 0 of a batch is handed out. On a GPU a chunk is handed out when its work has been
+    launched: its frames and samples arrive while the caller goes on (`types.Arriving`).
     """
 
     def __init__(self, video: VideoStream, audio: AudioStream, clock: MediaClock) -> None:
@@ -32,15 +33,26 @@ class ChunkDecoder:
         """One chunk for each video latent of `block`."""
         last = block.video.shape[1] - 1
         for index, frames in enumerate(self._video.each(block.video)):
-            pending = copy_to_host(frames[0])
+            picture = frames[0]
+            on_its_way = copy_to_host(picture)  # before the sound, so that it waits for nothing
             samples = self._sound_of(block) if index == 0 else torch.zeros(0)
-            yield self._chunk(
-                block, pending.result(), samples, is_last=block.is_last and index == last
+            chunk = MediaChunk(
+                block=block.index,
+                frames=on_its_way,
+                samples=copy_to_host(samples),
+                first_frame=self._frames,
+                first_sample=self._samples,
+                frame_time=self._clock.frame_time(self._frames),
+                sample_time=self._clock.sample_time(self._samples),
+                is_last=block.is_last and index == last,
             )
+            self._frames += len(picture)
+            self._samples += len(samples)
+            yield chunk
 
     def _sound_of(self, block: LatentBlock) -> Tensor:
         ahead = block.audio_ahead if block.audio_ahead.shape[1] else None
-        samples = self._audio.push(block.audio, ahead=ahead, last=block.is_last)[0].cpu()
+        samples = self._audio.push(block.audio, ahead=ahead, last=block.is_last)[0]
         if not block.is_last:
             return samples
         end = self._clock.samples_for_frames(
@@ -50,20 +62,3 @@ class ChunkDecoder:
         if missing < 0:
             return samples[:missing]
         return torch.nn.functional.pad(samples, (0, missing))
-
-    def _chunk(
-        self, block: LatentBlock, frames: Tensor, samples: Tensor, *, is_last: bool
-    ) -> MediaChunk:
-        chunk = MediaChunk(
-            block=block.index,
-            frames=frames,
-            samples=samples,
-            first_frame=self._frames,
-            first_sample=self._samples,
-            frame_time=self._clock.frame_time(self._frames),
-            sample_time=self._clock.sample_time(self._samples),
-            is_last=is_last,
-        )
-        self._frames += len(frames)
-        self._samples += len(samples)
-        return chunk

@@ -75,27 +75,30 @@ def to_uint8(video: Tensor) -> Tensor:
     return levels.to(torch.uint8).permute(0, 1, 3, 4, 2).contiguous()
 
 
-class PendingFrames:
-    """Frames on their way to the CPU; `result` waits for them."""
+class PendingCopy:
+    """A tensor on its way to the CPU; `result` waits for it, from any thread, any number of times.
+
+    arrived: recorded behind the copy; None where the tensor is there already.
+    """
 
     def __init__(self, host: Tensor, arrived: torch.cuda.Event | None) -> None:
         self._host = host
         self._arrived = arrived
 
     def result(self) -> Tensor:
-        """The frames on the CPU."""
+        """The tensor on the CPU."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._host
 
 
-def copy_to_host(frames: Tensor) -> PendingFrames:
-    """Start to copy decoded frames to the CPU; the decoder can work on meanwhile."""
-    if not frames.is_cuda:
-        return PendingFrames(frames.cpu(), arrived=None)
-    host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
-    with torch.cuda.device(frames.device):
-        host.copy_(frames, non_blocking=True)
+def copy_to_host(tensor: Tensor) -> PendingCopy:
+    """Start to copy to the CPU; the device can work on meanwhile, and nobody waits here."""
+    if not tensor.is_cuda:
+        return PendingCopy(tensor.cpu(), arrived=None)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    with torch.cuda.device(tensor.device):
+        host.copy_(tensor, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-    return PendingFrames(host, arrived)
+    return PendingCopy(host, arrived)

@@ -1,13 +1,19 @@
 """Latents go in, pictures come out: in time, to the nearest value, without mixing streams."""
 
+from dataclasses import FrozenInstanceError, replace
+from fractions import Fraction
+
 import pytest
 import torch
 
+from hallo_live_core.clock import MediaClock
 from hallo_live_core.config import VideoVAEConfig
+from hallo_live_core.decoding.chunks import ChunkDecoder
 from hallo_live_core.decoding.video import VideoStream, copy_to_host, to_uint8
 from hallo_live_core.errors import ShapeError
 from hallo_live_core.models.video_vae.decoder import WanVideoDecoder
 from hallo_live_core.models.video_vae.taehv import TAEHV, TAEHVConfig
+from hallo_live_core.types import LatentBlock, MediaChunk
 
 HEIGHT, WIDTH = 2, 3
 
@@ -110,3 +116,72 @@ def test_frames_are_stored_row_by_row_with_colours_last():
 def test_frames_on_the_cpu_are_there_at_once():
     frames = torch.zeros(1, 1, 2, 2, 3, dtype=torch.uint8)
     assert torch.equal(copy_to_host(frames).result(), frames)
+
+
+class SlowCopy:
+    """A copy that takes until somebody needs it."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor, self.waits = tensor, 0
+
+    def result(self) -> torch.Tensor:
+        self.waits += 1
+        return self.tensor
+
+
+def make_chunk(frames, samples) -> MediaChunk:
+    return MediaChunk(0, frames, samples, 0, 0, Fraction(0), Fraction(0), False)
+
+
+def test_a_chunk_waits_for_its_frames_only_when_they_are_read():
+    frames, samples = SlowCopy(torch.zeros(1, 2, 2, 3)), SlowCopy(torch.ones(5))
+    chunk = make_chunk(frames, samples)
+    assert chunk.block == 0
+    assert (frames.waits, samples.waits) == (0, 0)
+    assert torch.equal(chunk.samples, samples.tensor)
+    assert (frames.waits, samples.waits) == (0, 1)
+    assert replace(chunk, block=3).frames is frames.tensor
+
+
+def test_a_chunk_needs_frames_and_samples_and_keeps_them():
+    with pytest.raises(TypeError, match="frames"):
+        MediaChunk(block=0)
+    chunk = make_chunk(torch.zeros(1), torch.zeros(1))
+    with pytest.raises(FrozenInstanceError):
+        chunk.frames = torch.ones(1)
+
+
+class Recorder:
+    """Stands in for the pictures and the sound of a clip and writes down who was asked first."""
+
+    def __init__(self):
+        self.events: list[str] = []
+
+    def each(self, latents):
+        for number in range(latents.shape[1]):
+            self.events.append(f"picture {number}")
+            yield torch.full((1, 4, 2, 2, 3), number, dtype=torch.uint8)
+
+    def push(self, latents, *, ahead=None, last=False):
+        self.events.append("sound")
+        return torch.zeros(1, 7)
+
+
+def test_the_first_latent_of_a_block_is_handed_out_before_the_second_is_begun():
+    parts = Recorder()
+    block = LatentBlock(
+        index=1,
+        first_video_latent=6,
+        first_audio_latent=30,
+        video=torch.zeros(1, 3, 48, 2, 3),
+        audio=torch.zeros(1, 15, 20),
+        audio_ahead=torch.zeros(1, 0, 20),
+        is_last=False,
+    )
+    for chunk in ChunkDecoder(parts, parts, MediaClock()).decode(block):
+        parts.events.append(f"frame {chunk.first_frame} and {len(chunk.samples)} samples")
+    assert parts.events == [
+        *("picture 0", "sound", "frame 0 and 7 samples"),
+        *("picture 1", "frame 4 and 0 samples"),
+        *("picture 2", "frame 8 and 0 samples"),
+    ]
