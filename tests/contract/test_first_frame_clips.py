@@ -1,5 +1,7 @@
 """From a picture to a clip that begins with it: engine and terminal, with tiny models."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hallo_live_core import HalloLive, Placement, Request, load_first_frame
 from hallo_live_core.checkpoints.load import load_video_encoder
 from hallo_live_core.cli import main
 from hallo_live_core.decoding.video import VideoStream
-from hallo_live_core.errors import CheckpointError, ShapeError
+from hallo_live_core.errors import CheckpointError, RequestError, ShapeError
 from hallo_live_core.functional.first_frame import fit_picture
+from hallo_live_core.serving.app import request_from_json
 
 PROMPT = "A woman says, <S>Hello there.<E>"
 HEIGHT, WIDTH = 64, 96
@@ -115,3 +118,21 @@ def test_a_bad_picture_is_refused_before_anything_is_loaded(tmp_path, capsys):
     assert main([*command, "--image", str(tmp_path / "bad.png")]) == 1
     message = capsys.readouterr().err.strip()
     assert "bad.png is not a picture" in message and "\n" not in message
+
+
+def test_the_server_takes_no_pictures_and_says_what_it_takes():
+    with pytest.raises(RequestError, match="Unknown field") as refused:
+        request_from_json({"prompt": PROMPT, "image": "face.png"}, Request())
+    assert "'image'" in str(refused.value) and "prompt" in str(refused.value)
+
+
+def test_with_a_prompt_that_changes_the_clip_still_begins_with_the_picture(
+    engine, request_with_picture
+):
+    wanted = replace(request_with_picture, seconds=4, window_blocks=2, looks_back=True)
+    then = "He says, <S>Goodbye.<E>"
+    first, *rest = engine.sample(wanted, next_said=lambda block: then if block == 2 else None)
+    given = request_with_picture.first_frame
+    assert torch.equal(first.video[:, :1], given)
+    assert len(rest) == 3
+    assert not any(torch.equal(block.video[:, :1], given) for block in rest)
