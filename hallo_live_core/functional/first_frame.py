@@ -13,6 +13,8 @@ LATENT_AXES = 5
 RGB, RGBA = 3, 4
 """Channels of a picture without and with transparency."""
 
+LARGEST_BYTE = 255
+
 CROP_RULE = (
     "The picture is cut around its centre to the clip's shape and then scaled to its size; "
     "nothing is stretched, transparent parts become white."
@@ -37,9 +39,9 @@ def fit_picture(picture: Tensor, height: int, width: int) -> Tensor:
             fix="convert it to RGB",
         )
     x = _centre(picture, height, width)
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if not x.isfinite().all():
+    if x.is_floating_point() and not x.isfinite().all():
         raise ShapeError("The picture has values that are no numbers", fix="choose another one")
+    x = x.float() if x.is_floating_point() else x.float().div_(LARGEST_BYTE)
     x = _on_white(x).movedim(-1, 0)
     if x.shape[1:] != (height, width):
         x = functional.interpolate(
