@@ -182,7 +182,7 @@ def recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def run(*inputs: Any) -> Any:  # noqa: ANN401 - what the layer takes and gives
-        views: Views = inputs[-1]
+        views = next(given for given in inputs if isinstance(given, Views))
         if not torch.is_grad_enabled() or isinstance(views.video_self, Cached):
             return forward(*inputs)
         return checkpoint(forward, *inputs, use_reentrant=False)
