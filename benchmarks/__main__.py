@@ -1,8 +1,9 @@
 """All that this machine can measure in a few minutes: `make bench`, or `python -m benchmarks`.
 
 Without a GPU: the loop against the straightforward one, the kernels in small, a tiny stream. With
-one: the same at full size, with random weights; with two, decoders on the second and the split,
-too. Each runs in a process of its own; Markdown is printed, numbers go to `out/bench/*.json`.
+one: the same at full size, with random weights and each way to run the transformer; with two,
+decoders on the second and the split, too. Each runs in a process of its own; Markdown is printed,
+numbers go to `out/bench/*.json`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ TARGET = Path("out/bench")
 CPU_RUNS = {
     "loop": ("bench_cpu",),
     "kernels": ("bench_parts", "--size", "tiny", "--repeats", "5"),
-    "stream": ("bench_stream", "--device", "cpu", "--clips", "5", "--prompts", "5"),
+    "stream": ("bench_stream", "--device", "cpu", "--clips", "3", "--prompts", "5"),
 }
 FULL = ("bench_stream", "--size", "full", "--device")
 GPU_RUNS = {
     "loop": ("bench_cpu", "--size", "full", "--device", "cuda:0"),
     "kernels": ("bench_parts", "--device", "cuda:0"),
     "stream": (*FULL, "cuda:0", "--profile"),
+    "stream_graphs": (*FULL, "cuda:0", "--cuda-graphs"),
+    "stream_graphs_beside": (*FULL, "cuda:0", "--cuda-graphs", "--audio-beside"),
+    "stream_compiled": (*FULL, "cuda:0", "--compile", "blocks"),
     "stream_light": (*FULL, "cuda:0", "--decoder", "taehv"),
 }
 TWO_GPU_RUNS = {
-    "stream_beside": (*FULL, "cuda:0", "--decode-device", "cuda:1"),
+    "stream_beside": (*FULL, "cuda:0", "--decode-device", "cuda:1", "--cuda-graphs"),
     "stream_split": (*FULL, "cuda:0,cuda:1", "--split", "sequence"),
 }
 

@@ -216,6 +216,13 @@ def config_of(options: argparse.Namespace, request: Request) -> str:
         where.append(f"decoders on {options.decode_device}")
     if options.split != "off":
         where.append(f"split={options.split}")
+    settings = {
+        f"attention {options.attention}": True,
+        f"compile {options.compile}": options.compile != "off",
+        "audio beside": options.audio_beside,
+        "CUDA graphs": options.cuda_graphs,
+    }
+    where += [name for name, used in settings.items() if used]
     model = options.size if options.models is None else "published files"
     size = f"{request.height}x{request.width}, {request.seconds:g} s"
     return f"{model}, {size}, {options.decoder}, {', '.join(where)}"

@@ -6,23 +6,29 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.measure import fill_random
 from hallo_live_core.checkpoints.tiny import write_tiny_models
+from hallo_live_core.cli.acceleration import acceleration
 from hallo_live_core.cli.loading import load_engine
 from hallo_live_core.config import (
     HALLO_5B,
     TEXT_LENGTH,
+    Acceleration,
     AudioVAEConfig,
     TextEncoderConfig,
+    TransformerConfig,
     VideoVAEConfig,
     VocoderConfig,
 )
 from hallo_live_core.devices import Placement
 from hallo_live_core.engine import HalloLive
+from hallo_live_core.engine.acceleration import accelerate, check_acceleration
 from hallo_live_core.models.audio_vae.audio_decoder import AudioDecoder
 from hallo_live_core.models.audio_vae.autoencoder import MMAudioVAE
 from hallo_live_core.models.audio_vae.vocoder import BigVGAN
@@ -43,42 +49,57 @@ def opened(options: argparse.Namespace, on: Placement) -> Iterator[HalloLive]:
     if options.models is not None:
         yield load_engine(options, on)
     elif options.size == "full":
-        yield full_size(on, options.decoder)
+        yield random_engine(on, options.decoder, acceleration(options))
     else:
         with tempfile.TemporaryDirectory() as folder:
             options.models = write_tiny_models(Path(folder))
             yield load_engine(options, on)
 
 
-def full_size(on: Placement, decoder: str) -> HalloLive:
-    """The published sizes with random weights, made on their devices."""
-    transformer = DualStreamDiT(HALLO_5B, device=on.transformer, dtype=on.dtype)
+@dataclass(frozen=True)
+class Sizes:
+    """Of all networks; the published ones."""
+
+    transformer: TransformerConfig = HALLO_5B
+    video_vae: VideoVAEConfig = field(default_factory=VideoVAEConfig)
+    taehv: TAEHVConfig = field(default_factory=TAEHVConfig)
+    audio_vae: AudioVAEConfig = field(default_factory=AudioVAEConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+
+def random_engine(
+    on: Placement, decoder: str, how: Acceleration, sizes: Sizes | None = None
+) -> HalloLive:
+    """Random weights, made on their devices; of the published sizes, if no others are given."""
+    check_acceleration(how, on.transformer, split=bool(on.sharers))
+    sizes = sizes or Sizes()
+    transformer = DualStreamDiT(sizes.transformer, device=on.transformer, dtype=on.dtype)
     fuse_projections(fill_random(transformer))
     ranks = (on.transformer, *on.sharers)
     at = {"device": on.decoder, "dtype": on.decoder_dtype}
-    video = (
-        TAEHV(TAEHVConfig(), **at)
-        if decoder == "taehv"
-        else WanVideoDecoder(VideoVAEConfig(), **at)
-    )
+    light = decoder == "taehv"
+    video = TAEHV(sizes.taehv, **at) if light else WanVideoDecoder(sizes.video_vae, **at)
     fill_random(video)
     if on.decoder.type == "cuda":
         use_channels_last(video)
     with on.decoder:
-        sound = AudioDecoder(MMAudioVAE(AudioVAEConfig()), BigVGAN(VocoderConfig()))
-    text = build_network(TextEncoderConfig(), device=on.text_encoder, dtype=on.dtype)
+        sound = AudioDecoder(MMAudioVAE(sizes.audio_vae), BigVGAN(sizes.vocoder))
+    text = build_network(sizes.text_encoder, device=on.text_encoder, dtype=on.dtype)
+    words = partial(random_tokens, vocabulary=sizes.text_encoder.vocab_size)
     return HalloLive(
-        transformer=SplitTransformer(transformer, ranks) if on.sharers else transformer,
+        transformer=accelerate(
+            SplitTransformer(transformer, ranks) if on.sharers else transformer, how
+        ),
         video_decoder=video,
         audio_decoder=fill_random(sound.to(on.decoder)),
-        text_encoder=TextEncoder(fill_random(text), random_tokens),
+        text_encoder=TextEncoder(fill_random(text), words),
         placement=on,
     )
 
 
-def random_tokens(prompt: str) -> list[int]:
+def random_tokens(prompt: str, *, vocabulary: int) -> list[int]:
     """As many tokens as prose of that length has, ended as prompts are."""
-    count = min(len(prompt) // LETTERS_PER_TOKEN, TEXT_LENGTH - 1)
+    count = max(1, min(len(prompt) // LETTERS_PER_TOKEN, TEXT_LENGTH - 1))
     generator = torch.Generator().manual_seed(len(prompt))
-    high = TextEncoderConfig().vocab_size
-    return [*torch.randint(3, high, (max(count, 1),), generator=generator).tolist(), 1]
+    return [*torch.randint(3, vocabulary, (count,), generator=generator).tolist(), 1]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.measure import MILLI
-from hallo_live_core import Placement, Progress
+from benchmarks.measure import MILLI, synchronize
+from hallo_live_core import MediaChunk, Placement, Progress, Request
 from hallo_live_core.engine import HalloLive
 
 BUFFER_SECONDS = 0.1
@@ -131,27 +133,60 @@ class Clip:
         return [came - start - due for came, due in self.arrivals]
 
 
-def make(watched: Watched, request, *, only_first_block: bool = False) -> Clip:
-    """Make a clip and take its times; frames are touched, so that they are really there."""
-    probe, arrivals, frames, sound = watched.fresh(), [], 0, None
-    first_block = 0.0
+class Viewer:
+    """Reads chunks in a thread of its own, as players do, and notes when they were really there."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._chunks: queue.SimpleQueue[MediaChunk | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, name="viewer")
+        self.arrivals: list[tuple[float, float]] = []
+        self.frames = 0
+        self.first_sound = self.first_block = 0.0
+
+    def __enter__(self) -> Viewer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._chunks.put(None)
+        self._thread.join()
+
+    def show(self, chunk: MediaChunk) -> None:
+        self._chunks.put(chunk)
+
+    def _read(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            frames, samples = chunk.frames, chunk.samples
+            now = time.perf_counter() - self._began
+            self.first_block = now if chunk.block == 0 else self.first_block
+            self.first_sound = self.first_sound or (now if len(samples) else 0.0)
+            self.arrivals.append((now, float(chunk.frame_time)))
+            self.frames += len(frames)
+
+
+def make(watched: Watched, request: Request, *, only_first_block: bool = False) -> Clip:
+    """Make a clip and take its times."""
+    probe = watched.fresh()
     began = time.perf_counter()
-    text = watched.engine.encode(request.prompt)
-    probe.begin()
-    chunks = watched.engine.stream(request, text=text, on_progress=probe)
-    for chunk in chunks:
-        if len(chunk.frames):
-            int(chunk.frames[-1, -1, -1, -1])
-        now = time.perf_counter() - began
-        if only_first_block and chunk.block:
-            chunks.close()
-            break
-        first_block = now if chunk.block == 0 else first_block
-        sound = now if sound is None and len(chunk.samples) else sound
-        arrivals.append((now, float(chunk.frame_time)))
-        frames += len(chunk.frames)
+    with Viewer(began) as viewer:
+        text = watched.engine.encode(request.prompt)
+        probe.begin()
+        chunks = watched.engine.stream(request, text=text, on_progress=probe)
+        for chunk in chunks:
+            if only_first_block and chunk.block:
+                chunks.close()
+                break
+            viewer.show(chunk)
     for device in {watched.on.transformer, watched.on.decoder, *watched.on.sharers}:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    last = arrivals[-1][0]
-    return Clip(probe, arrivals[0][0], first_block, sound or last, last, frames, arrivals)
+        synchronize(device)
+    arrivals = viewer.arrivals
+    return Clip(
+        probe,
+        first_frame=arrivals[0][0],
+        first_block=viewer.first_block,
+        first_sound=viewer.first_sound,
+        last_frame=arrivals[-1][0],
+        frames=viewer.frames,
+        arrivals=arrivals,
+    )

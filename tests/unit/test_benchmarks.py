@@ -8,8 +8,11 @@ import torch
 from benchmarks import __main__ as suite
 from benchmarks import bench_cpu, bench_parts, bench_stream
 from benchmarks.measure import fill_random, machine, percentile, table
+from benchmarks.stream_engine import Sizes, random_engine
 from benchmarks.stream_probe import BUFFER_SECONDS, Clip, Probe
-from hallo_live_core import Placement
+from hallo_live_core import Placement, Request
+from hallo_live_core.checkpoints import tiny_weights
+from hallo_live_core.config import HALLO_5B, Acceleration
 
 CPU = torch.device("cpu")
 
@@ -63,6 +66,24 @@ def test_a_whole_stream_is_measured(where, tmp_path, capsys):
     assert json.loads(file.read_text())["parts"] == result["parts"]
     head, _, row = capsys.readouterr().out.splitlines()[:3]
     assert head.count("|") == row.count("|")
+
+
+@pytest.mark.parametrize("decoder", ["wan", "taehv"])
+def test_an_engine_of_random_weights_streams(decoder):
+    """As at full size, where nothing but the sizes differs."""
+    sizes = Sizes(
+        tiny_weights.TRANSFORMER,
+        tiny_weights.VIDEO_VAE,
+        tiny_weights.LIGHT_DECODER,
+        tiny_weights.AUDIO_VAE,
+        tiny_weights.VOCODER,
+        tiny_weights.TEXT_ENCODER,
+    )
+    on = Placement.on("cpu").shared_with(["cpu:1"])
+    engine = random_engine(on, decoder, Acceleration(), sizes)
+    request = Request(prompt="He says <S>hello.<E>", seconds=1, height=32, width=64)
+    assert sum(len(chunk.frames) for chunk in engine.stream(request)) == 21
+    assert Sizes().transformer == HALLO_5B
 
 
 def test_a_chunk_that_comes_after_its_moment_is_late():
