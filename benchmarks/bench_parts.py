@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.measure import MILLI, kernel_seconds, machine, report, table
 from hallo_live_core.config import HALLO_5B, TEXT_LENGTH, VideoVAEConfig
 from hallo_live_core.devices import default_device, default_dtype, parse_device
+from hallo_live_core.models.dit.kernels import PACKAGES, Abilities, choose_attention
+from hallo_live_core.models.dit.visibility import Attention
 from hallo_live_core.models.video_vae.layers import ChannelNorm
 
 H200_TFLOPS, H200_TBPS = 790.0, 4.3
@@ -113,34 +116,43 @@ def attentions(at: Place) -> Iterator[Case]:
     dim = at.shapes.wide(HALLO_5B.video.dim)
     heads = max(1, HALLO_5B.video.num_heads // at.shapes.divide)
     block, sound = LATENTS * at.shapes.tokens, BLOCKS * AUDIO_LATENTS
+    kernels = attention_kernels(at.device)
     pairs = [(f"video, block {i}", block, i * block) for i in range(1, BLOCKS + 1)]
     pairs += [("sound over video", sound, BLOCKS * block), ("prompt", block, TEXT_LENGTH)]
     for name, queries, keys in pairs:
         q = at.random(1, heads, queries, dim // heads)
         k, v = (at.random(1, heads, keys, dim // heads) for _ in range(2))
-        for backend, kind in BACKENDS.items():
-            if not _runs(q, k, v, kind):
+        for name_of, kernel in kernels.items():
+            if not _runs(kernel, q, k, v):
                 continue
             yield Case(
                 "attention",
-                f"{name}: {queries} x {keys}, {backend}",
-                lambda q=q, k=k, v=v, kind=kind: _attend(q, k, v, kind),
+                f"{name}: {queries} x {keys}, {name_of}",
+                lambda q=q, k=k, v=v, kernel=kernel: kernel(q, k, v),
                 4.0 * queries * keys * dim,
                 at.item * 2 * (queries + keys) * dim,
             )
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, kind: SDPBackend) -> Tensor:
+def attention_kernels(device: torch.device) -> dict[str, Attention]:
+    """PyTorch's own by backend, and those of packages that are installed."""
+    own = {name: partial(_attend, kind) for name, kind in BACKENDS.items()}
+    if device.type == "cuda":
+        del own["math"]  # its scores alone would take gigabytes
+    abilities = Abilities.of(device)
+    packages = [name for name in PACKAGES if abilities.runs(name)]
+    return own | {name: choose_attention(name, device) for name in packages}
+
+
+def _attend(kind: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(kind):
         return functional.scaled_dot_product_attention(q, k, v)
 
 
-def _runs(q: Tensor, k: Tensor, v: Tensor, kind: SDPBackend) -> bool:
-    """Whether this machine has the backend; the plain one is asked only where others are few."""
-    if kind is SDPBackend.MATH and q.is_cuda:
-        return False  # its scores alone would take gigabytes
+def _runs(kernel: Attention, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether this machine has the kernel, asked with few queries."""
     try:
-        _attend(q[:, :, :8], k, v, kind)
+        kernel(q[:, :, :8], k, v)
     except RuntimeError:
         return False
     return True

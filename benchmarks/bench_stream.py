@@ -134,6 +134,7 @@ def account(watched: Watched, request: Request) -> dict[str, Any]:
             clip = make(watched, request)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in waits if "synchroniz" in str(w.message)]
     places = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in waits})
     return {
         "peak_gb": {

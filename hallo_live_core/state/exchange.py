@@ -98,7 +98,8 @@ class SharedLayer:
     def extend(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """See `LayerCache`; `start`, `keys` and `values` are the rank's share of the block.
 
-        Keys are rounded to the dtype of the values before they are sent, as a cache rounds them.
+        Keys are rounded to the dtype of the values before they are sent, as a cache rounds them;
+        values may be a part of a wider product, and are sent without the rest.
 
         Raises:
             RankStopped: another rank has failed.
@@ -106,7 +107,8 @@ class SharedLayer:
         seat = self.seat
         size = (values.shape[0], seat.num_tokens, *values.shape[2:])
         whole = Part(seat.first_token, values.new_empty(size), values.new_empty(size))
-        seat.exchange.gather(seat.rank, Part(start, keys.to(values.dtype), values), whole)
+        own = Part(start, keys.to(values.dtype), values.contiguous())
+        seat.exchange.gather(seat.rank, own, whole)
         return self.inner.extend(whole.start, whole.keys, whole.values)
 
 
