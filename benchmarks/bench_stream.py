@@ -25,6 +25,7 @@ from benchmarks.stream_engine import opened
 from benchmarks.stream_probe import Clip, Watched, between, make
 from hallo_live_core import Placement, Request
 from hallo_live_core.cli.loading import add_model_options, parse_size, placement
+from hallo_live_core.cli.profile import decoder
 
 SENTENCE = "A woman with short silver hair looks into the camera in a bright studio and smiles. "
 SPEECH = "She says, <S>Welcome to our channel, I am glad that you are here.<E> "
@@ -226,7 +227,7 @@ def config_of(options: argparse.Namespace, request: Request) -> str:
     where += [name for name, used in settings.items() if used]
     model = options.size if options.models is None else "published files"
     size = f"{request.height}x{request.width}, {request.seconds:g} s"
-    return f"{model}, {size}, {options.decoder}, {', '.join(where)}"
+    return f"{model}, {size}, {decoder(options)}, {', '.join(where)}"
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

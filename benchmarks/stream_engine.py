@@ -16,6 +16,7 @@ from benchmarks.measure import fill_random
 from hallo_live_core.checkpoints.tiny import write_tiny_models
 from hallo_live_core.cli.acceleration import acceleration
 from hallo_live_core.cli.loading import load_engine
+from hallo_live_core.cli.profile import decoder as chosen_decoder
 from hallo_live_core.config import (
     HALLO_5B,
     TEXT_LENGTH,
@@ -49,7 +50,7 @@ def opened(options: argparse.Namespace, on: Placement) -> Iterator[HalloLive]:
     if options.models is not None:
         yield load_engine(options, on)
     elif options.size == "full":
-        yield random_engine(on, options.decoder, acceleration(options))
+        yield random_engine(on, chosen_decoder(options), acceleration(options))
     else:
         with tempfile.TemporaryDirectory() as folder:
             options.models = write_tiny_models(Path(folder))

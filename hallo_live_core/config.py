@@ -159,6 +159,8 @@ class StreamSettings:
 
     blocks: BlockSizes = field(default_factory=BlockSizes)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    fp8_cache: bool = False
+    """The caches keep the past in 8 bits: half the memory, and a little of its precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,3 +176,23 @@ class Acceleration:
     compile_blocks: bool = False
     audio_beside: bool = False
     graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the transformer may give up for less memory or time. All of it changes the clip.
+
+    fp8_weights: the matrices inside the layers stay in 8 bits, a scale per row. fp8_cache: see
+    `StreamSettings`. sage_attention: 8-bit attention of the package sageattention.
+    """
+
+    fp8_weights: bool = False
+    fp8_cache: bool = False
+    sage_attention: bool = False
+
+
+FULL = Profile()
+"""What the weights were published for."""
+
+LIGHT = Profile(fp8_weights=True, fp8_cache=True)
+"""What fits a card of 24 GB, together with the light decoder."""

@@ -1,4 +1,4 @@
-"""The `hallo-live` command: generate, serve and score clips; convert and make weights."""
+"""The `hallo-live` command: make, serve and score clips; memory; weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import HalloLiveError
-from . import files, generate, score, serve
+from . import budget, files, generate, score, serve
 
 EXIT_FAILED = 1
 
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_parser(commands)
     serve.add_parser(commands)
     score.add_parser(commands)
+    budget.add_parser(commands)
     files.add_convert_parser(commands)
     files.add_make_tiny_parser(commands)
     return parser

@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     if picture is not None:
         latent = encode_image(options, picture, requests[0], on)
         possible = [replace(c, request=replace(c.request, first_frame=latent)) for c in possible]
-    engine = load_engine(options, on)
+    engine = load_engine(options, on, possible[0].request)
     made = 0
     with stop_on_signal() as stop:
         for clip in possible:

@@ -8,9 +8,12 @@ import re
 from pathlib import Path
 
 from ..devices import Placement
-from ..engine import DECODERS, HalloLive
+from ..engine import HalloLive
 from ..errors import RequestError
+from ..types import Request
 from .acceleration import acceleration, add_acceleration_options
+from .preflight import Choice, check_memory
+from .profile import add_profile_options, decoder, profile
 
 SPLITS = ("off", "sequence")
 """How several devices share the transformer."""
@@ -21,7 +24,6 @@ def add_model_options(parser: argparse.ArgumentParser, *, models_required: bool 
     parser.add_argument(
         "--models", type=Path, required=models_required, help="folder with the weight files"
     )
-    parser.add_argument("--decoder", choices=DECODERS, default=DECODERS[0], help="video decoder")
     parser.add_argument(
         "--device", default="auto", help="of the transformer: auto, cpu, cuda:0 ..."
     )
@@ -38,6 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, models_required: bool 
     )
     add_lora_option(parser)
     add_acceleration_options(parser)
+    add_profile_options(parser)
 
 
 def add_lora_option(parser: argparse.ArgumentParser) -> None:
@@ -69,20 +72,26 @@ def placement(options: argparse.Namespace) -> Placement:
     return on if options.split == SPLITS[0] else on.shared_with(others)
 
 
-def load_engine(options: argparse.Namespace, on: Placement) -> HalloLive:
-    """Load the model that the options name.
+def load_engine(
+    options: argparse.Namespace, on: Placement, request: Request | None = None
+) -> HalloLive:
+    """Load the model that the options name, if memory suffices for clips like `request`.
 
     Raises:
         CheckpointError: a file is missing or does not fit.
-        RequestError: the device cannot do what is asked of it.
+        RequestError: the device cannot do what is asked of it, or has too little free memory.
     """
+    choice = Choice(options.models, on, profile(options), decoder(options))
+    if request is not None:
+        check_memory(request, choice)
     return HalloLive.load(
         options.models,
         placement=on,
-        decoder=options.decoder,
+        decoder=choice.decoder,
         ema=not options.raw_weights,
         loras=options.lora,
         acceleration=acceleration(options),
+        profile=choice.profile,
     )
 
 

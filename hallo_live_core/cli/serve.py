@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if not loopback:
         sys.stderr.write("Note: there is no password; whoever reaches this port can use it.\n")
     sys.stderr.write("Loading the model ...\n")
-    engine = load_engine(options, on)
+    engine = load_engine(options, on, Request(height=height, width=width))
     with (
         tempfile.TemporaryDirectory(prefix="hallo-live-", ignore_cleanup_errors=True) as folder,
         Studio(engine, Path(folder)) as studio,

@@ -8,26 +8,29 @@ from ..config import Acceleration
 from ..errors import RequestError
 from ..models.dit import DualStreamDiT
 from ..models.dit.compilation import compile_blocks
-from ..models.dit.kernels import choose_attention
+from ..models.dit.kernels import AUTO, choose_attention
 from ..models.dit.lanes import SideStream
+from ..models.dit.sage import sage_attention
+from ..models.dit.visibility import Attention
 from ..sampling.graphs import GraphedTransformer
 from ..sampling.split import Opener, SplitTransformer
 
 
 def accelerate(
-    model: DualStreamDiT | SplitTransformer, how: Acceleration
+    model: DualStreamDiT | SplitTransformer, how: Acceleration, *, sage: bool = False
 ) -> DualStreamDiT | Opener:
-    """The same transformer, faster; what it predicts changes by rounding only.
+    """The same transformer, faster; what it predicts changes by rounding only, unless `sage` asks
+    for attention in 8 bits.
 
     Raises:
         RequestError: the device cannot do that.
     """
     if isinstance(model, SplitTransformer):
         for network, device in zip(model.models, model.devices, strict=True):
-            network.attention = choose_attention(how.attention, device)
+            network.attention = _attention(how, device, sage=sage)
         return model
     device = next(model.parameters()).device
-    model.attention = choose_attention(how.attention, device)
+    model.attention = _attention(how, device, sage=sage)
     if how.audio_beside:
         model.lanes = SideStream(device)
     if how.compile_blocks:
@@ -35,13 +38,22 @@ def accelerate(
     return GraphedTransformer(model, device) if how.graphs else model
 
 
-def check_acceleration(how: Acceleration, device: torch.device, *, split: bool) -> None:
+def check_acceleration(
+    how: Acceleration, device: torch.device, *, split: bool, sage: bool = False
+) -> None:
     """Refuse what cannot work, before anything is loaded; split: over several devices.
 
     Raises:
         RequestError: the device cannot do that, or two of the settings exclude each other.
+        HalloLiveError: the package for attention in 8 bits is not installed.
     """
-    choose_attention(how.attention, device)
+    _attention(how, device, sage=sage)
+    if sage and how.attention != AUTO:
+        raise RequestError(
+            "Two kernels are asked for one attention",
+            found=f"{how.attention}, and attention in 8 bits",
+            fix="choose one of them",
+        )
     if device.type != "cuda" and (how.audio_beside or how.graphs):
         raise RequestError(
             "A second stream and recorded passes take a GPU",
@@ -60,3 +72,7 @@ def check_acceleration(how: Acceleration, device: torch.device, *, split: bool) 
             found=how,
             fix="leave these settings off, or use one device",
         )
+
+
+def _attention(how: Acceleration, device: torch.device, *, sage: bool) -> Attention:
+    return sage_attention(device) if sage else choose_attention(how.attention, device)

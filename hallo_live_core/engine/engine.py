@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from ..checkpoints.lora import LoraFiles
 from ..clock import MediaClock
-from ..config import HALLO_5B, Acceleration, StreamSettings
+from ..config import FULL, HALLO_5B, Acceleration, Profile, StreamSettings
 from ..decoding.audio import AudioStream
 from ..decoding.chunks import ChunkDecoder
 from ..decoding.video import VideoStream
@@ -27,12 +28,10 @@ from ..models.audio_vae.audio_decoder import AudioDecoder
 from ..models.dit import DualStreamDiT
 from ..models.text_encoder.umt5 import TextEncoder
 from ..models.video_vae.interface import VideoDecoder
-from ..models.video_vae.latents import SPATIAL_COMPRESSION
 from ..sampling.denoiser import Denoiser, check_window
 from ..sampling.first_frame import pin_first_frame
 from ..sampling.sampler import PassDone, stream_passes
 from ..sampling.split import Opener, leader, open_network
-from ..state.session import SessionShape, session_nbytes
 from ..types import (
     CancelCheck,
     LatentBlock,
@@ -42,11 +41,19 @@ from ..types import (
     TextContext,
 )
 from .acceleration import accelerate, check_acceleration
+from .memory import (
+    AUDIO,
+    TEXT,
+    TRANSFORMER,
+    VIDEO,
+    MemoryBudget,
+    PartSizes,
+    memory_budget,
+    session_shape,
+    weight_nbytes,
+)
 from .parts import DECODERS, load_parts
 from .run import Run, texts_of, until_finished
-
-ACTIVATION_WIDTHS = 12
-"""Tensors of model width that one layer holds at a time, besides the hidden layer of its MLP."""
 
 Part = TypeVar("Part")
 
@@ -89,26 +96,30 @@ class HalloLive:
         ema: bool = True,
         loras: LoraFiles = (),
         acceleration: Acceleration | None = None,
+        profile: Profile = FULL,
     ) -> HalloLive:
         """Load every part from a folder with the published files (README, `catalog`).
 
-        loras: files and strengths of changes to merge into the transformer.
-        acceleration: how its work is carried out.
+        loras: files and strengths of changes to merge into the transformer. acceleration: how its
+        work is carried out. profile: what it gives up for less memory or time.
 
         Raises:
             CheckpointError: a file is missing (all missing ones are named), damaged or of
                 another model.
             RequestError: the device cannot do what `acceleration` asks for.
         """
-        how = acceleration or Acceleration()
-        check_acceleration(how, placement.transformer, split=bool(placement.sharers))
-        parts = load_parts(models, placement=placement, decoder=decoder, ema=ema, loras=loras)
+        how, sage = acceleration or Acceleration(), profile.sage_attention
+        check_acceleration(how, placement.transformer, split=bool(placement.sharers), sage=sage)
+        parts = load_parts(
+            models, placement=placement, decoder=decoder, ema=ema, loras=loras, profile=profile
+        )
         return cls(
-            transformer=accelerate(parts.transformer, how),
+            transformer=accelerate(parts.transformer, how, sage=sage),
             video_decoder=parts.video_decoder,
             audio_decoder=parts.audio_decoder,
             text_encoder=parts.text_encoder,
             placement=placement,
+            settings=StreamSettings(fp8_cache=profile.fp8_cache),
         )
 
     def check(self, request: Request) -> ClipPlan:
@@ -221,26 +232,28 @@ class HalloLive:
                 yield chunk
                 run.step("decode", chunk.block)
 
-    def working_bytes(self, request: Request) -> int:
-        """Memory that a run takes besides weights, on all devices together, in bytes.
+    def memory(self, request: Request) -> MemoryBudget:
+        """What the parts that are present take for this clip, weights included.
 
-        Counts the parts that are present: caches and activations of the transformer, state and
-        workspace of the video decoder.
+        Raises:
+            RequestError: the request cannot work.
         """
-        plan = plan_request(request, self.settings, rope_rows=self._rope_rows)
-        total = 0
-        if self._transformer is not None:
-            config = self._transformer.config
-            shape = self._session_shape(request, plan)
-            tokens = plan.sizes.video_latents * shape.tokens_per_latent(config)
-            width = config.video.ffn_dim + ACTIVATION_WIDTHS * config.video.dim
-            total += session_nbytes(config, shape, self.placement.dtype)
-            total += tokens * width * self.placement.dtype.itemsize
-        if self._video_decoder is not None:
-            total += self._video_decoder.working_nbytes(
-                1, *_latent_size(request), self.placement.decoder_dtype
-            )
-        return total
+        modules = {
+            TRANSFORMER: None if self._transformer is None else leader(self._transformer),
+            VIDEO: self._video_decoder,
+            AUDIO: self._audio_decoder,
+            TEXT: self._text_encoder,
+        }
+        sizes = PartSizes(
+            None if self._transformer is None else self._transformer.config,
+            self._video_decoder,
+            {part: weight_nbytes(m) for part, m in modules.items() if isinstance(m, nn.Module)},
+        )
+        return memory_budget(sizes, request, self.settings, self.placement)
+
+    def working_bytes(self, request: Request) -> int:
+        """Memory that a run takes besides weights, on all devices together; see `memory`."""
+        return self.memory(request).run_nbytes
 
     # -- the parts of a run -------------------------------------------------------------------
 
@@ -252,16 +265,12 @@ class HalloLive:
         check = plan_request if text is not None else check_request
         plan = check(request, self.settings, rope_rows=self._rope_rows)
         if self._transformer is not None:
-            shape = self._session_shape(request, plan)
+            shape = session_shape(request, plan, self.settings)
             check_window(plan, shape.tokens_per_latent(self._transformer.config))
         return plan
 
     def _passes(self, plan: ClipPlan) -> int:
         return plan.num_passes(len(self.settings.schedule.steps))
-
-    def _session_shape(self, request: Request, plan: ClipPlan) -> SessionShape:
-        height, width = _latent_size(request)
-        return SessionShape(plan=plan, height=height, width=width, keeps_video=request.looks_back)
 
     def _denoise(
         self,
@@ -275,7 +284,7 @@ class HalloLive:
         text = text or self.encode(request.prompt)
         text = TextContext(text.video.to(device, dtype), text.audio.to(device, dtype))
         schedule = NoiseSchedule(self.settings.schedule)
-        shape = self._session_shape(request, plan)
+        shape = session_shape(request, plan, self.settings)
         network, state = open_network(model, text, shape, schedule, dtype=dtype)
         if request.first_frame is not None:
             pin_first_frame(leader(model), state, shape, request.first_frame)
@@ -317,10 +326,6 @@ class HalloLive:
                         yield from run.decoded(worker.ready())
                 yield from run.decoded(worker.ready())
             yield from run.decoded(worker.finish())
-
-
-def _latent_size(request: Request) -> tuple[int, int]:
-    return request.height // SPATIAL_COMPRESSION, request.width // SPATIAL_COMPRESSION
 
 
 def _moved(block: LatentBlock, device: torch.device) -> LatentBlock:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoints import catalog
+from ..checkpoints.eight_bit import load_transformer_in_8_bits
 from ..checkpoints.load import (
     load_audio_decoder,
     load_taehv,
@@ -14,6 +15,7 @@ from ..checkpoints.load import (
     load_video_decoder,
 )
 from ..checkpoints.lora import LoraFiles
+from ..config import Profile
 from ..devices import Placement
 from ..errors import RequestError
 from ..models.audio_vae.audio_decoder import AudioDecoder
@@ -38,7 +40,13 @@ class Parts:
 
 
 def load_parts(
-    models: Path, *, placement: Placement, decoder: str, ema: bool, loras: LoraFiles
+    models: Path,
+    *,
+    placement: Placement,
+    decoder: str,
+    ema: bool,
+    loras: LoraFiles,
+    profile: Profile,
 ) -> Parts:
     """Load every part from a folder; see `HalloLive.load`."""
     if decoder not in DECODERS:
@@ -58,8 +66,9 @@ def load_parts(
         files[video_file.key], dtype=placement.decoder_dtype, device=placement.decoder
     )
     tune(video_decoder, placement.decoder)
+    load = load_transformer_in_8_bits if profile.fp8_weights else load_transformer
     transformer = fuse_projections(
-        load_transformer(
+        load(
             files["transformer"],
             dtype=placement.dtype,
             device=placement.transformer,

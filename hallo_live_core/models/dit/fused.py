@@ -2,7 +2,7 @@
 
 Only the layout of the weights differs: their rows stand one below the other, and what has a name
 of its own in files is a part of them (`weights.FUSED`). For inference in one float format: training
-wants the published parameters, and scaled 8-bit layers bring a scale each.
+wants the published parameters, and a host's scaled 8-bit layers bring one scale each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional
 from ...functional.rope import rotate
 from ...state.session import KeysValues
 from .attention import CrossAttention, RMSNorm, SelfAttention, split_heads
+from .scaled_linear import ScaledLinear
 
 if TYPE_CHECKING:
     from .fusion import DualStreamDiT
@@ -96,6 +97,8 @@ def _joined(*linears: nn.Linear) -> nn.Linear:
     joined = type(first)(first.in_features, rows, device="meta", dtype=first.weight.dtype)
     joined.weight = _below(*(linear.weight for linear in linears))
     joined.bias = _below(*(linear.bias for linear in linears))
+    if isinstance(joined, ScaledLinear):
+        joined.take_scales(linears)
     return joined
 
 

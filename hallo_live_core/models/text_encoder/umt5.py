@@ -50,6 +50,14 @@ def build_network(
     return nn.Module.to(network, dtype=dtype).eval().requires_grad_(False)
 
 
+def num_parameters(config: TextEncoderConfig) -> int:
+    """Parameters of a network of these sizes, which is known without making one."""
+    attention = 4 * config.dim * config.attention_dim + config.num_buckets * config.num_heads
+    gated = 3 * config.dim * config.ffn_dim
+    layer = attention + gated + 2 * config.dim
+    return config.vocab_size * config.dim + config.num_layers * layer + config.dim
+
+
 class TextEncoder(nn.Module):
     """Encodes prompts one by one, unpadded, and fills up with zero rows.
 

@@ -52,9 +52,9 @@ class StreamState:
         return replace(self, convolutions=self.convolutions.advanced())
 
 
-WORKSPACE = 12
-"""Activations of a call, in units of the largest tensor of the state, which holds two frames: six
-tensors of four frames, the 2.5 to 3 GB of spec 03 §6 at 512x992."""
+WORKSPACE = 8
+"""Activations of a call, in units of the largest tensor of the state, which holds two frames: three
+tensors of four frames (1.6 GB at 512x992), and a third more for what libraries take."""
 
 
 class VideoDecoder(Protocol):
@@ -70,6 +70,10 @@ class VideoDecoder(Protocol):
         dtype: torch.dtype | None = None,
     ) -> StreamState:
         """The state before a clip; height and width are those of the latents."""
+        ...
+
+    def state_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
+        """Memory of a stream's state, which is known without making one."""
         ...
 
     def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...state.causal_conv import CausalState, PastFrames, PastShape
-from .interface import WORKSPACE, StreamState, check_latents
+from .interface import StreamState, check_latents
 from .latents import Z_DIM, LatentScale
 from .layers import ConvOps, as_images, as_video, memory_format_of
 from .resample import FACTOR, PATCH, RGB
@@ -26,6 +26,10 @@ TIME_GROWTH = (1, 2, 2)
 """Frames made from each frame at the end of the three levels."""
 
 BLOCKS_PER_LEVEL = 3
+
+WORKSPACE = 34
+"""Activations of a call, in units of the largest tensor of the state, which holds one frame: two
+tensors of four frames with four times the pixels, and what is around them."""
 
 WIDE_KERNEL = 7
 """Kernel of the depthwise convolutions of `taew2_2_super`."""
