@@ -19,12 +19,14 @@ TARGET = Path("out/bench")
 CPU_RUNS = {
     "loop": ("bench_cpu",),
     "kernels": ("bench_parts", "--size", "tiny", "--repeats", "5"),
+    "video_decoder": ("bench_video_vae",),
     "stream": ("bench_stream", "--device", "cpu", "--clips", "3", "--prompts", "5"),
 }
 FULL = ("bench_stream", "--size", "full", "--device")
 GPU_RUNS = {
     "loop": ("bench_cpu", "--size", "full", "--device", "cuda:0"),
     "kernels": ("bench_parts", "--device", "cuda:0"),
+    "video_decoder": ("bench_video_vae", "--latents", "32x62", "--device", "cuda:0"),
     "stream": (*FULL, "cuda:0", "--profile"),
     "stream_graphs": (*FULL, "cuda:0", "--cuda-graphs"),
     "stream_graphs_beside": (*FULL, "cuda:0", "--cuda-graphs", "--audio-beside"),

@@ -36,8 +36,8 @@ from hallo_live_core.models.audio_vae.vocoder import BigVGAN
 from hallo_live_core.models.dit import DualStreamDiT, fuse_projections
 from hallo_live_core.models.text_encoder.umt5 import TextEncoder, build_network
 from hallo_live_core.models.video_vae.decoder import WanVideoDecoder
-from hallo_live_core.models.video_vae.layers import use_channels_last
 from hallo_live_core.models.video_vae.taehv import TAEHV, TAEHVConfig
+from hallo_live_core.models.video_vae.tuning import tune
 from hallo_live_core.sampling.split import SplitTransformer
 
 LETTERS_PER_TOKEN = 4
@@ -82,8 +82,7 @@ def random_engine(
     light = decoder == "taehv"
     video = TAEHV(sizes.taehv, **at) if light else WanVideoDecoder(sizes.video_vae, **at)
     fill_random(video)
-    if on.decoder.type == "cuda":
-        use_channels_last(video)
+    tune(video, on.decoder)
     with on.decoder:
         sound = AudioDecoder(MMAudioVAE(sizes.audio_vae), BigVGAN(sizes.vocoder))
     text = build_network(sizes.text_encoder, device=on.text_encoder, dtype=on.dtype)

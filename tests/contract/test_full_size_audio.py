@@ -15,6 +15,8 @@ from hallo_live_core.models.audio_vae.audio_decoder import AudioDecoder
 from hallo_live_core.models.audio_vae.autoencoder import MMAudioVAE
 from hallo_live_core.models.audio_vae.vocoder import BigVGAN
 
+from ..device_work import Work
+
 KEYS = Path(__file__).parents[1] / "keys"
 STYLES = {"old": "tensors_old_style", "new": "tensors_new_style"}
 
@@ -70,6 +72,16 @@ def test_element_counts_are_those_of_the_files():
     assert elements(whole) == 112_233_866
     filters = {name: shape for name, shape in whole.items() if "filter" in name}
     assert elements(filters) == 2_616
+
+
+def test_the_sound_of_a_block_takes_a_known_number_of_kernels():
+    """Of a block with its context, once per block; weight norm and filters are in the weights."""
+    vae = MMAudioVAE(AudioVAEConfig(), device="meta")
+    vocoder = BigVGAN(VocoderConfig(), device="meta")
+    with torch.no_grad(), Work() as work:
+        vocoder(vae.decode(torch.empty(1, 20, 58, device="meta")))
+    assert work.kernels <= 1_342
+    assert work.elementwise_nbytes / 1e9 <= 6.4
 
 
 def test_one_latent_is_512_samples():

@@ -204,3 +204,14 @@ def test_light_decoders_are_the_published_ones(name, config, parameters, teraflo
     with torch.no_grad(), FlopCounterMode(display=False) as counter, NoFloat64():
         light.decode(latents(), state)
     assert counter.get_total_flops() / TERA == pytest.approx(teraflops, rel=0.01)
+
+
+def test_the_light_decoder_keeps_its_layout_and_stays_within_its_budget():
+    light = TAEHV(TAEW2_2, device=META, dtype=torch.bfloat16)
+    use_channels_last(light)
+    _, state = light.decode(latents(), light.initial_state(1, HEIGHT, WIDTH))
+    with torch.no_grad(), Work() as work:
+        light.decode(latents(), state)
+    assert work.kernels <= 122
+    assert work.elementwise_nbytes / GIGA <= 1.12
+    assert not [name for name in work.strayed if name.startswith(("cat", "convolution", "copy_"))]

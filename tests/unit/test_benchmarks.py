@@ -122,7 +122,7 @@ def test_random_weights_are_never_all_zero():
 
 
 def test_the_suite_runs_what_the_machine_can():
-    assert set(suite.runs(0)) == {"loop", "kernels", "stream"}
+    assert set(suite.runs(0)) == {"loop", "kernels", "video_decoder", "stream"}
     assert not any("cuda" in word for run in suite.runs(0).values() for word in run)
     assert "cuda:1" not in " ".join(w for run in suite.runs(1).values() for w in run)
     assert {"stream_beside", "stream_split"} <= set(suite.runs(2))

@@ -80,11 +80,14 @@ def test_frames_become_images_and_back():
     assert torch.equal(as_video(images, batch=2), x)
 
 
-def test_channels_last_frames_become_images_without_a_copy():
-    x = torch.randn(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d)
+@pytest.mark.parametrize(("batch", "frames"), [(2, 4), (1, 4), (2, 1), (1, 1)])
+def test_channels_last_frames_become_images_without_a_copy(batch, frames):
+    x = torch.randn(batch, 3, frames, 5, 6).to(memory_format=torch.channels_last_3d)
     images = as_images(x)
     assert images.data_ptr() == x.data_ptr()
     assert images.is_contiguous(memory_format=torch.channels_last)
+    beside = torch.cat((images, images), dim=1)  # where the layout must be told from strides
+    assert beside.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_patchify_counts_columns_slower_than_rows():

@@ -211,8 +211,11 @@ class Middle(nn.ModuleList):
 
 
 def as_images(x: Tensor) -> Tensor:
-    """[b, c, t, h, w] -> [b t, c, h, w]; free of copies if x is channels-last."""
-    return x.transpose(1, 2).flatten(0, 1)
+    """[b, c, t, h, w] -> [b t, c, h, w]; free of copies if x is channels-last.
+
+    Joining two axes of length one would leave a stride from which nobody can tell the layout.
+    """
+    return x[:, :, 0] if x.shape[2] == 1 else x.transpose(1, 2).flatten(0, 1)
 
 
 def as_video(images: Tensor, batch: int) -> Tensor:
