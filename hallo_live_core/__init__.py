@@ -32,7 +32,9 @@ from .errors import (
     ShapeError,
 )
 from .functional.first_frame import CROP_RULE, check_first_frame
+from .functional.request import MAX_SECONDS as LONGEST_STREAM
 from .functional.request import check_request, plan_request
+from .functional.script import NextSaid, Script, ScriptLine, script_of_text
 from .judging.first_block import first_block_faults
 from .judging.panel import JUDGES, load_judges, score_clip
 from .judging.pictures import thumbnail
@@ -40,6 +42,7 @@ from .judging.ranking import Take, rank_takes
 from .judging.tables import score_table, take_table
 from .live.broadcast import Reader, TooManyReadersError
 from .live.delivery import Delivery, SessionSink
+from .live.lines import Lines
 from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsError
 from .media.clip_reader import MAX_SECONDS, read_clip
 from .media.mp4 import Mp4Writer
@@ -64,6 +67,7 @@ __all__ = [
     "CROP_RULE",
     "JUDGES",
     "KNOWN_SIZES",
+    "LONGEST_STREAM",
     "MAX_SECONDS",
     "TEXT_LENGTH",
     "BlockSizes",
@@ -75,6 +79,7 @@ __all__ = [
     "HalloLiveError",
     "JudgeProgress",
     "LatentBlock",
+    "Lines",
     "LiveSession",
     "LiveStatus",
     "LowRank",
@@ -82,6 +87,7 @@ __all__ = [
     "MediaClock",
     "MediaError",
     "Mp4Writer",
+    "NextSaid",
     "Placement",
     "PositionError",
     "Progress",
@@ -91,6 +97,8 @@ __all__ = [
     "RequestError",
     "Reward",
     "Score",
+    "Script",
+    "ScriptLine",
     "SessionSink",
     "Sessions",
     "ShapeError",
@@ -124,6 +132,7 @@ __all__ = [
     "rows_of",
     "score_clip",
     "score_table",
+    "script_of_text",
     "speech_overrun",
     "split_fused",
     "take_table",

@@ -16,6 +16,7 @@ from .pick import HalloLivePickBest
 from .prompt import HalloLiveTextEncode
 from .sample import HalloLiveSampler, HalloLiveStreamSampler
 from .score import HalloLiveScore
+from .script import HalloLiveScript
 
 
 class HalloLiveExtension(ComfyExtension):
@@ -38,6 +39,7 @@ class HalloLiveExtension(ComfyExtension):
             HalloLivePickBest,
             HalloLiveBestOf,
             HalloLiveLora,
+            HalloLiveScript,
         ]
 
 

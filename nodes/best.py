@@ -13,7 +13,7 @@ from .first_frame import first_frame_input, with_first_frame
 from .judges import JudgeReport, Judges, LoadedJudges, score_takes
 from .prompt import read_conditioning
 from .run import as_audio, as_images, engine_of
-from .sample import check_settings, rare_sampling_inputs, sampling_inputs
+from .sample import check_settings, rare_sampling_inputs, sampling_inputs, with_end
 from .score import PROMPT_TOOLTIP
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Vae
 from .takes import TakeMaker
@@ -95,7 +95,7 @@ class HalloLiveBestOf(io.ComfyNode):
         first_frame: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = with_first_frame(Request(**settings), first_frame, vae)
+        request = with_first_frame(with_end(Request(**settings)), first_frame, vae)
         engine = engine_of(model=model, vae=vae)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
         maker = TakeMaker(engine, text, cls.hidden, judges.judges if drop_early else None)

@@ -224,6 +224,11 @@ def loaded(patchers: Iterable[Any], working_bytes: int, *, whole: bool = False) 
         comfy.model_management.soft_empty_cache()
 
 
+def load_again(patchers: Iterable[Any]) -> None:
+    """Have the models of a run back on their devices after another one was used in its midst."""
+    comfy.model_management.load_models_gpu(list(patchers))
+
+
 def _unload(patchers: list[Any]) -> None:
     books = comfy.model_management.current_loaded_models
     for entry in [entry for entry in books if any(entry.model is p for p in patchers)]:

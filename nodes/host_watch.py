@@ -23,9 +23,12 @@ class ProgressReport:
         self._node_id = node_id
 
     def advance(self, done: int, total: int) -> None:
-        """Move the bar; raises the host's interruption when the user asked to stop."""
+        """Move the bar; raises the host's interruption when the user asked to stop.
+
+        total: 0 where there is no end, and then the bar stays empty.
+        """
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self._bar.update_absolute(done, total)
+        self._bar.update_absolute(*((done, total) if total else (0, 1)))
 
     def show(self, frame: torch.Tensor) -> None:
         """Show a frame, uint8 [h, w, 3], under the node."""

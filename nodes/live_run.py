@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 from ..hallo_live_core import (
     Cancelled,
     Delivery,
+    Lines,
     LiveStatus,
     MediaChunk,
     MediaClock,
@@ -28,8 +30,28 @@ from .run import RunReport
 STREAM_EVENT = "hallolive.stream"
 """What pages are sent whenever a stream begins, goes on to its next block, or ends."""
 
+KEPT_BLOCKS = 60
+"""Blocks of a second that AUDIO and LATENT outputs hold: a stream has no end, but memory has."""
+
 OpenStream = Callable[..., Generator[MediaChunk, None, None]]
 """`HalloLive.stream` with everything but progress and switches filled in."""
+
+
+class RecentSound:
+    """The sound of the newest `KEPT_BLOCKS` blocks of a run."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[tuple[int, list[torch.Tensor]]] = deque(maxlen=KEPT_BLOCKS)
+
+    def add(self, chunk: MediaChunk) -> None:
+        """Append the samples of the next chunk."""
+        if not self._blocks or self._blocks[-1][0] != chunk.block:
+            self._blocks.append((chunk.block, []))
+        self._blocks[-1][1].append(chunk.samples)
+
+    def join(self) -> torch.Tensor:
+        """All of it, float32 [s]."""
+        return torch.cat([part for _, parts in self._blocks for part in parts])
 
 
 @dataclass
@@ -45,22 +67,25 @@ class LiveRun:
     numbers: dict[str, Any] = field(default_factory=dict)
     _delivery: Delivery | None = None
 
-    def make(self, open_stream: OpenStream, hidden: Any) -> torch.Tensor:
-        """Drive the stream to its end; returns all sound, float32 [s].
+    def make(
+        self, open_stream: OpenStream, hidden: Any, lines: Lines | None = None
+    ) -> torch.Tensor:
+        """Drive the stream to its end; returns the sound of its last blocks, float32 [s].
 
-        hidden: the host's, of the node that runs. Whatever stops the run, what was made until then
-        is playable.
+        hidden: the host's, of the node that runs. lines: who listens to what is said. Whatever
+        stops the run, what was made until then is playable.
 
         Raises:
             MediaError: the clip cannot be written; viewers have seen all of it nevertheless.
         """
         session = SESSIONS.open(tags=self._tags(hidden), on_change=self._tell)
+        session.lines = lines
 
         def advance(progress: Progress) -> None:
             session.advance(progress)
             self.report.advance(progress)
 
-        sound: list[torch.Tensor] = []
+        sound = RecentSound()
         live = SessionSink(session, clock=self.clock)
         kept = Mp4Writer(self.path, clock=self.clock, metadata=host_media.workflow_metadata(hidden))
         try:
@@ -77,7 +102,7 @@ class LiveRun:
             ):
                 for chunk in stream:
                     self._delivery.write(chunk)
-                    sound.append(chunk.samples)
+                    sound.add(chunk)
                     self.report.show(
                         chunk,
                         remark=f"encoder queue {self._num_waiting}",
@@ -86,8 +111,8 @@ class LiveRun:
         except Cancelled:  # by a viewer: for the host it is the same as its own button
             raise host_watch.interruption()() from None
         finally:
-            self._delivery = None
-        return torch.cat(sound)
+            self._delivery, session.lines = None, None
+        return sound.join()
 
     def _tags(self, hidden: Any) -> dict[str, str]:
         """Where the stream belongs; `file` is the clip in the temp folder once it has ended."""

@@ -27,6 +27,9 @@ TOKENIZER_KEY = "umt5xxl"
 PAD, END = 0, 1
 """Token ids of umT5."""
 
+PROMPT_KEY = "hallolive_prompt"
+"""Under this name a CONDITIONING carries the words that it was made of."""
+
 WRONG_CLIP_FIX = "load a umT5 with CLIPLoader (type wan) or with Hallo-Live Text Encoder Loader"
 
 
@@ -134,7 +137,7 @@ class HalloLiveTextEncode(io.ComfyNode):
         raw_prompt: str = "",
     ) -> io.NodeOutput:
         prompt = _compose(scene, speech, voice, ambience, raw_prompt)
-        tokens, num_tokens = _tokenize(clip, prompt)
+        positive, num_tokens = encode(clip, prompt)
         remarks = [f"{num_tokens} of {TEXT_LENGTH} tokens"]
         if num_tokens > TEXT_LENGTH:
             remarks.append("the end of the prompt, where the sound stands, is cut off: shorten it")
@@ -143,7 +146,18 @@ class HalloLiveTextEncode(io.ComfyNode):
         for remark in remarks[1:]:
             logger.warning("Hallo-Live Text Encode: %s", remark)
         host_watch.ProgressReport(cls.hidden.unique_id).say("\n".join(remarks))
-        return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens), prompt)
+        return io.NodeOutput(positive, prompt)
+
+
+def encode(clip: Any, prompt: str) -> tuple[list[Any], int]:
+    """A CONDITIONING that knows its prompt, and how many tokens that has.
+
+    Raises:
+        PromptError: the CLIP is no umT5.
+    """
+    tokens, num_tokens = _tokenize(clip, prompt)
+    entries = clip.encode_from_tokens_scheduled(tokens)
+    return [[rows, {**more, PROMPT_KEY: prompt}] for rows, more in entries], num_tokens
 
 
 def read_conditioning(conditioning: list[Any], text_dim: int) -> TextContext:

@@ -18,9 +18,11 @@ from .sockets import LoadedModel, LoadedVae
 class RunReport:
     """Tells the user where the run is: bar, picture of each block, speed against real time."""
 
-    def __init__(self, node_id: str | None, engine: HalloLive) -> None:
+    def __init__(
+        self, node_id: str | None, engine: HalloLive, clock: MediaClock | None = None
+    ) -> None:
         self._host = host_watch.ProgressReport(node_id)
-        self._clock, self._device = engine.clock, engine.placement.transformer
+        self._clock, self._device = clock or engine.clock, engine.placement.transformer
         self._started = time.monotonic()
         self._first_after: float | None = None
         self._block = -1
@@ -48,7 +50,7 @@ class RunReport:
         self._host.show(chunk.frames[-1])
         used, total = self.memory()
         parts = (
-            f"block {chunk.block + 1}/{self._num_blocks}",
+            f"block {chunk.block + 1}" + (f"/{self._num_blocks}" if self._num_blocks else ""),
             f"{made / elapsed:.2f}x real time",
             f"first frames after {self._first_after:.1f} s",
             f"{used / host.GIGA:.1f} of {total / host.GIGA:.1f} GB in use",

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..hallo_live_core import KNOWN_SIZES, HalloLiveError, LatentBlock, Request, plan_request
+from ..hallo_live_core import (
+    KNOWN_SIZES,
+    LONGEST_STREAM,
+    HalloLiveError,
+    LatentBlock,
+    Lines,
+    Request,
+    RequestError,
+    plan_request,
+)
 from . import host, host_media
 from .first_frame import first_frame_input, with_first_frame
 from .latents import latent_outputs, latents_from_blocks
-from .live_run import LiveRun
-from .prompt import read_conditioning
+from .live_run import KEPT_BLOCKS, LiveRun
+from .long_stream import long_stream_inputs
 from .run import RunReport, as_audio, engine_of
+from .script import encoded, read_positive
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
 MAX_SEED = 2**53 - 1
@@ -27,20 +38,21 @@ SIZE_TOOLTIP = (
 )
 
 
-def sampling_inputs() -> list[io.Input]:
-    """What every sampler asks for, in this order."""
+def sampling_inputs(*, endless: bool = False) -> list[io.Input]:
+    """What every sampler asks for, in this order. endless: the stream may go on until stopped."""
+    no_end = " 0 goes on until you press Finish; see window_blocks." if endless else ""
     return [
         Model.Input("model", tooltip="From Hallo-Live Model Loader."),
         io.Conditioning.Input("positive", tooltip="From Hallo-Live Text Encode."),
         io.Float.Input(
             "seconds",
             default=5.0,
-            min=1.0,
-            max=34.0,
+            min=0.0 if endless else 1.0,
+            max=float(LONGEST_STREAM) if endless else 34.0,
             step=1.0,
             tooltip=(
                 "Length of the clip, in whole blocks of one second; the model was trained on 5. "
-                "n seconds give 24 n - 3 frames."
+                f"n seconds give 24 n - 3 frames.{no_end}"
             ),
         ),
         io.Int.Input(
@@ -112,14 +124,21 @@ class HalloLiveStreamSampler(io.ComfyNode):
                 "ends the clip after the current block and keeps what exists."
             ),
             inputs=[
-                *sampling_inputs(),
+                *sampling_inputs(endless=True),
                 Vae.Input("vae", tooltip="From Hallo-Live VAE Loader."),
                 *rare_sampling_inputs(),
                 first_frame_input(),
+                *long_stream_inputs(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="24 fps with sound; for Save Video."),
-                io.Audio.Output(display_name="audio", tooltip="16 kHz mono, as long as the video."),
+                io.Audio.Output(
+                    display_name="audio",
+                    tooltip=(
+                        "16 kHz mono, as long as the video. Of streams of more than a minute, this "
+                        "and the latents hold the last minute; the video holds everything."
+                    ),
+                ),
                 *latent_outputs(),
             ],
             hidden=[io.Hidden.unique_id],
@@ -134,8 +153,19 @@ class HalloLiveStreamSampler(io.ComfyNode):
         width: int | None = None,
         height: int | None = None,
         lookahead: int | None = None,
+        window_blocks: int | None = None,
+        sink_blocks: int | None = None,
     ) -> bool | str:
-        return check_settings(seconds=seconds, width=width, height=height, lookahead=lookahead)
+        if seconds is None:  # linked: only known when it arrives, and 5 is not what it will be
+            return check_settings(width=width, height=height, lookahead=lookahead)
+        return check_settings(
+            seconds=seconds,
+            width=width,
+            height=height,
+            lookahead=lookahead,
+            window_blocks=window_blocks,
+            sink_blocks=sink_blocks,
+        )
 
     @classmethod
     def execute(
@@ -144,21 +174,27 @@ class HalloLiveStreamSampler(io.ComfyNode):
         positive: list[Any],
         vae: LoadedVae,
         first_frame: Any = None,
+        clip: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
         request = with_first_frame(Request(**settings), first_frame, vae)
         engine = engine_of(model=model, vae=vae)
-        text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
-        blocks: list[LatentBlock] = []
-        stream = partial(engine.stream, request, text=text, on_block=blocks.append)
-        run = LiveRun(RunReport(cls.hidden.unique_id, engine), engine.clock)
-        patchers = (model.patcher, vae.video, vae.audio)
+        text_dim = model.patcher.model.config.video.text_dim
+        told, patchers = read_positive(positive, text_dim), (model.patcher, vae.video, vae.audio)
+        lines = None if clip is None else Lines(told.prompt, told.script)
+        said = told.script if lines is None else encoded(lines, clip, text_dim, patchers)
+        blocks: deque[LatentBlock] = deque(maxlen=KEPT_BLOCKS)
+        stream = partial(
+            engine.stream, request, text=told.text, on_block=blocks.append, next_said=said
+        )
+        clock = engine.clock_for(request)
+        run = LiveRun(RunReport(cls.hidden.unique_id, engine, clock), clock)
         with host.loaded(patchers, engine.working_bytes(request)):
-            sound = run.make(stream, cls.hidden)
+            sound = run.make(stream, cls.hidden, lines)
         return io.NodeOutput(
             host_media.as_video(run.path),
-            as_audio(sound, engine.clock),
-            *latents_from_blocks(blocks),
+            as_audio(sound, clock),
+            *latents_from_blocks(list(blocks)),
             ui={"video": [host_media.clip_for_view(run.path)], "hallolive": [run.numbers]},
         )
 
@@ -204,15 +240,31 @@ class HalloLiveSampler(io.ComfyNode):
         vae: LoadedVae | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = with_first_frame(Request(**settings), first_frame, vae)
+        request = with_first_frame(with_end(Request(**settings)), first_frame, vae)
         engine = engine_of(model=model)
-        text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
+        told = read_positive(positive, model.patcher.model.config.video.text_dim)
         report = RunReport(cls.hidden.unique_id, engine)
+        stream = partial(engine.sample, request, text=told.text, next_said=told.script)
         with (
             host.loaded([model.patcher], engine.working_bytes(request)),
-            closing(engine.sample(request, text=text, on_progress=report.advance)) as stream,
+            closing(stream(on_progress=report.advance)) as stream,
         ):
             return io.NodeOutput(*latents_from_blocks(list(stream)))
+
+
+def with_end(request: Request) -> Request:
+    """A request for a clip that ends by itself.
+
+    Raises:
+        RequestError: it asks for a stream without end.
+    """
+    if request.seconds == 0:
+        raise RequestError(
+            "Only the Stream Sampler makes a stream without end",
+            found="0 seconds",
+            fix="give the script's last line its seconds, or choose a length",
+        )
+    return request
 
 
 def check_settings(**wanted: Any) -> bool | str:

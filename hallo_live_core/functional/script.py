@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import RequestError
-from ..prompts import check_prompt
+from ..errors import HalloLiveError, RequestError
+from ..prompts import check_prompt, estimate_speech_seconds, respeak, speech_of
 from ..types import TextContext
 from .request import MAX_SECONDS, SECONDS_PER_BLOCK
 
@@ -24,6 +25,9 @@ NextSaid = Callable[[int], Said | None]
 
 MAX_LINES = 1000
 """Of a script."""
+
+_TIMED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*\|(.*)", re.DOTALL)
+"""`4.5 | words`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +95,31 @@ class Script:
     def __call__(self, block: int) -> Said | None:
         """What is said from `block` on, if that is where a line begins."""
         return self._begins.get(block)
+
+
+def script_of_text(text: str, scene: str) -> Script:
+    """A script from lines such as `4 | Hello there.`: seconds, and what is said.
+
+    Words are said in `scene`, a prompt; a line with tags is a prompt of its own. Without seconds a
+    line takes as long as its words, and the last one goes on until the stream ends. Empty lines
+    are left out.
+
+    Raises:
+        RequestError: there is no line, or one cannot be used; it is named.
+    """
+    rows = [(n, row) for n, row in enumerate(text.splitlines(), 1) if row.strip()]
+    lines: list[ScriptLine] = []
+    for number, row in rows:
+        timed = _TIMED.fullmatch(row)
+        try:
+            said = respeak(scene, row if timed is None else timed[2])
+            seconds = float(timed[1]) if timed else _speaking_seconds(said)
+            is_open = timed is None and number == rows[-1][0]
+            lines.append(ScriptLine(said, None if is_open else seconds))
+        except HalloLiveError as error:
+            raise RequestError(f"Line {number} of the script: {error}") from error
+    return Script(lines)
+
+
+def _speaking_seconds(prompt: str) -> float:
+    return max(SECONDS_PER_BLOCK, estimate_speech_seconds(speech_of(prompt)))

@@ -178,13 +178,14 @@ class LiveSession:
             NotListeningError: the run has ended, or cannot be told.
             PromptError, TooManyLinesError: see `Lines.say`.
         """
-        if self.lines is None or self.has_ended:
+        lines = self.lines
+        if lines is None or self.has_ended:
             raise NotListeningError(
                 "This stream cannot be told what to say",
                 found="it has ended" if self.has_ended else "nothing encodes prompts while it runs",
                 fix="start another one; in ComfyUI, connect a CLIP to the sampler",
             )
-        self.lines.say(words)
+        lines.say(words)
 
     @property
     def has_ended(self) -> bool:
@@ -194,7 +195,7 @@ class LiveSession:
     def status(self) -> LiveStatus:
         """Where the stream stands now."""
         with self._lock:
-            pace = self._pace
+            pace, lines = self._pace, self.lines
             now = self.ended_at if self.ended_at is not None else self._clock()
             return LiveStatus(
                 id=self.id,
@@ -209,7 +210,7 @@ class LiveSession:
                 error=self._error,
                 readers=self.broadcast.num_readers,
                 tags=self._tags,
-                num_lines=None if self.lines is None else self.lines.num_waiting,
+                num_lines=None if lines is None else lines.num_waiting,
             )
 
     def _tell(self) -> None:
