@@ -47,6 +47,7 @@ from .live.sessions import LiveSession, LiveStatus, Sessions, TooManySessionsErr
 from .media.clip_reader import MAX_SECONDS, read_clip
 from .media.mp4 import Mp4Writer
 from .media.picture import read_picture
+from .models.dit.compilation import compile_blocks
 from .models.dit.fused import fuse_projections
 from .models.dit.weights import rows_of, split_fused
 from .models.text_encoder.cleaning import clean_text
@@ -113,6 +114,7 @@ __all__ = [
     "check_prompt",
     "check_request",
     "clean_text",
+    "compile_blocks",
     "compose_prompt",
     "config_from_metadata",
     "first_block_faults",

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..hallo_live_core import (
     CheckpointError,
     audio_decoder_from_state_dicts,
+    compile_blocks,
     config_from_metadata,
     fuse_projections,
     is_quantised,
@@ -42,6 +43,8 @@ MERGED = "(inside the audio VAE file)"
 
 FULL_WIDTH = "bf16"
 """The choice that widens files of 8-bit weights."""
+
+COMPILES = ("off", "blocks")
 
 MATRIX_AXES = 2
 
@@ -86,13 +89,31 @@ class HalloLiveModelLoader(io.ComfyNode):
                     ),
                     extra_dict=ADVANCED,
                 ),
+                io.Combo.Input(
+                    "compile",
+                    options=list(COMPILES),
+                    default=COMPILES[0],
+                    optional=True,
+                    tooltip=(
+                        "blocks: torch.compile for each layer. Runs get faster once the first "
+                        "clip of a size has been made, which takes minutes longer. Needs a "
+                        "compiler (Triton), and memory for the whole model."
+                    ),
+                    extra_dict=ADVANCED,
+                ),
             ],
             outputs=[Model.Output(display_name="model", tooltip="For a Hallo-Live sampler.")],
             **host.known(io.Schema, search_aliases=["talking avatar", "hallo", "ovi"]),
         )
 
     @classmethod
-    def execute(cls, model_name: str, weight_dtype: str, attention: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        model_name: str,
+        weight_dtype: str,
+        attention: str,
+        compile: str = COMPILES[0],  # noqa: A002 - what users read
+    ) -> io.NodeOutput:
         weights = read_file(host.find_file(TRANSFORMERS, model_name, wanted=WANTED_TRANSFORMER))
         keep = is_quantised(weights.tensors) and weight_dtype != FULL_WIDTH
         numbers = (
@@ -113,6 +134,8 @@ class HalloLiveModelLoader(io.ComfyNode):
         )
         if not keep:  # scaled 8-bit layers have a scale each
             fuse_projections(module)
+        if compile != COMPILES[0]:
+            compile_blocks(module, whole=False)  # the host's layers may do what breaks a graph
         return io.NodeOutput(LoadedModel(host.transformer_patcher(module), numbers.compute))
 
 

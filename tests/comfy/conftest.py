@@ -117,7 +117,7 @@ class Server:
     """`main.py` of a ComfyUI in a process of its own, and the calls a client makes."""
 
     def __init__(self, comfyui: Path, base: Path, *packs: str) -> None:
-        self.base = base
+        self.base, self.run_seconds = base, RUN_SECONDS
         self.port = free_port()
         self.log = base / "server.log"
         for name in ("input", "output", "temp", "user"):
@@ -189,13 +189,13 @@ class Server:
         return [error["details"] for node in errors.values() for error in node["errors"]]
 
     def wait(self, prompt_id: str) -> dict:
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + self.run_seconds
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"ComfyUI ended:\n{self.tail()}"
             if prompt_id in (history := self.get(f"/history/{prompt_id}")):
                 return history[prompt_id]
             time.sleep(0.05)
-        pytest.fail(f"the prompt did not finish in {RUN_SECONDS} s:\n{self.tail()}")
+        pytest.fail(f"the prompt did not finish in {self.run_seconds} s:\n{self.tail()}")
 
     def run(self, graph: dict, **extra) -> dict:
         """The outputs of a graph that must succeed, by node id."""

@@ -17,14 +17,21 @@ is each size of picture.
 """
 
 
-def compile_blocks(model: DualStreamDiT, backend: str | Callable[..., Any] = "inductor") -> None:
+def compile_blocks(
+    model: DualStreamDiT,
+    backend: str | Callable[..., Any] = "inductor",
+    *,
+    whole: bool = True,
+) -> None:
     """Compile every layer, in place, when it is first called with a shape.
 
     Layers share what is compiled: a clip of five blocks needs five variants, whichever layer and
-    step. A layer compiles whole or not at all. The last layer of a context pass is left as it is,
-    since it runs a part only.
+    step. The last layer of a context pass is left as it is, since it runs a part only.
+
+    whole: a layer becomes one graph, or the call fails; else what no compiler knows, such as a host
+    that fetches weights on the way, parts it into several.
     """
     limit = torch._dynamo.config.cache_size_limit
     torch._dynamo.config.cache_size_limit = max(limit, VARIANTS)
     for layer in model.layers:
-        layer.compile(backend=backend, fullgraph=True, dynamic=False)
+        layer.compile(backend=backend, fullgraph=whole, dynamic=False)
