@@ -153,7 +153,7 @@ def check_keys(golden: Golden, name: str, keys: Tensor, values: Tensor) -> None:
 
 
 ATTENTIONS_PER_LAYER = 6
-AUDIO_SELF, VIDEO_TO_AUDIO = 1, 2
+AUDIO_SELF, VIDEO_TO_AUDIO = 0, 4
 """Their places in the order in which a layer attends."""
 
 
