@@ -79,6 +79,15 @@ def parts_of(clips: list[Clip]) -> dict[str, float]:
     }
 
 
+def passes_of(clips: list[Clip]) -> list[list[float]]:
+    """Milliseconds of every pass of every block, the context pass last; medians over clips."""
+    blocks: dict[int, list[float]] = {}
+    for passes in zip(*(clip.probe.passes for clip in clips), strict=True):
+        took = statistics.median(between(first, second) for _, first, second in passes)
+        blocks.setdefault(passes[0][0], []).append(round(took * MILLI, 2))
+    return list(blocks.values())
+
+
 def speed_of(clips: list[Clip], delays: list[Clip], beside: bool) -> dict[str, Any]:
     """Frames per second, waits and smoothness."""
     parts = parts_of(clips)
@@ -266,6 +275,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             "config": config,
             "warm_up_seconds": round(warm_up, 2),
             "parts": parts_of(clips),
+            "passes_ms": passes_of(clips),
             "speed": speed_of(clips, delays, on.decodes_beside),
             "device": account(watched, request),
             "profile": profiled(watched, request) if options.profile else {},

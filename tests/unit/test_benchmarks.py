@@ -63,6 +63,7 @@ def test_a_whole_stream_is_measured(where, tmp_path, capsys):
     assert 0 < result["speed"]["fps_prompt_to_end"] < result["speed"]["fps_hand_out"] * 2
     assert all(value > 0 for value in result["parts"].values())
     assert 0 < result["speed"]["parts_of_wall"] <= 1.01
+    assert [len(passes) for passes in result["passes_ms"]] == [5, 4]  # no context pass at the end
     assert json.loads(file.read_text())["parts"] == result["parts"]
     head, _, row = capsys.readouterr().out.splitlines()[:3]
     assert head.count("|") == row.count("|")
