@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch._dynamo.config
-
 from .fusion import DualStreamDiT
 
 VARIANTS = 64
@@ -31,7 +29,8 @@ def compile_blocks(
     whole: a layer becomes one graph, or the call fails; else what no compiler knows, such as a host
     that fetches weights on the way, parts it into several.
     """
-    limit = torch._dynamo.config.cache_size_limit
-    torch._dynamo.config.cache_size_limit = max(limit, VARIANTS)
+    from torch._dynamo import config  # slow to import
+
+    config.cache_size_limit = max(config.cache_size_limit, VARIANTS)
     for layer in model.layers:
         layer.compile(backend=backend, fullgraph=whole, dynamic=False)
