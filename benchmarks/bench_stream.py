@@ -14,7 +14,7 @@ import argparse
 import statistics
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from benchmarks.stream_engine import opened
 from benchmarks.stream_probe import Clip, Watched, between, make
 from hallo_live_core import Placement, Request
 from hallo_live_core.cli.loading import add_model_options, parse_size, placement
-from hallo_live_core.cli.profile import decoder
+from hallo_live_core.cli.profile import decoder, profile
 
 SENTENCE = "A woman with short silver hair looks into the camera in a bright studio and smiles. "
 SPEECH = "She says, <S>Welcome to our channel, I am glad that you are here.<E> "
@@ -232,6 +232,7 @@ def config_of(options: argparse.Namespace, request: Request) -> str:
         f"compile {options.compile}": options.compile != "off",
         "audio beside": options.audio_beside,
         "CUDA graphs": options.cuda_graphs,
+        **asdict(profile(options)),
     }
     where += [name for name, used in settings.items() if used]
     model = options.size if options.models is None else "published files"

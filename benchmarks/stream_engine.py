@@ -13,15 +13,20 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import fill_random
+from hallo_live_core.checkpoints.eight_bit import is_matrix
 from hallo_live_core.checkpoints.tiny import write_tiny_models
 from hallo_live_core.cli.acceleration import acceleration
 from hallo_live_core.cli.loading import load_engine
 from hallo_live_core.cli.profile import decoder as chosen_decoder
+from hallo_live_core.cli.profile import profile
 from hallo_live_core.config import (
+    FULL,
     HALLO_5B,
     TEXT_LENGTH,
     Acceleration,
     AudioVAEConfig,
+    Profile,
+    StreamSettings,
     TextEncoderConfig,
     TransformerConfig,
     VideoVAEConfig,
@@ -34,6 +39,12 @@ from hallo_live_core.models.audio_vae.audio_decoder import AudioDecoder
 from hallo_live_core.models.audio_vae.autoencoder import MMAudioVAE
 from hallo_live_core.models.audio_vae.vocoder import BigVGAN
 from hallo_live_core.models.dit import DualStreamDiT, fuse_projections
+from hallo_live_core.models.dit.scaled_linear import (
+    SCALED_OPS,
+    ScaledLinear,
+    multiplies_in_8_bits,
+    rounded_rows,
+)
 from hallo_live_core.models.text_encoder.umt5 import TextEncoder, build_network
 from hallo_live_core.models.video_vae.decoder import WanVideoDecoder
 from hallo_live_core.models.video_vae.taehv import TAEHV, TAEHVConfig
@@ -50,7 +61,8 @@ def opened(options: argparse.Namespace, on: Placement) -> Iterator[HalloLive]:
     if options.models is not None:
         yield load_engine(options, on)
     elif options.size == "full":
-        yield random_engine(on, chosen_decoder(options), acceleration(options))
+        how, gives_up = acceleration(options), profile(options)
+        yield random_engine(on, chosen_decoder(options), how, gives_up)
     else:
         with tempfile.TemporaryDirectory() as folder:
             options.models = write_tiny_models(Path(folder))
@@ -70,13 +82,23 @@ class Sizes:
 
 
 def random_engine(
-    on: Placement, decoder: str, how: Acceleration, sizes: Sizes | None = None
+    on: Placement,
+    decoder: str,
+    how: Acceleration,
+    gives_up: Profile = FULL,
+    sizes: Sizes | None = None,
 ) -> HalloLive:
     """Random weights, made on their devices; of the published sizes, if no others are given."""
-    check_acceleration(how, on.transformer, split=bool(on.sharers))
+    sage = gives_up.sage_attention
+    check_acceleration(how, on.transformer, split=bool(on.sharers), sage=sage)
     sizes = sizes or Sizes()
-    transformer = DualStreamDiT(sizes.transformer, device=on.transformer, dtype=on.dtype)
-    fuse_projections(fill_random(transformer))
+    ops = SCALED_OPS if gives_up.fp8_weights else torch.nn
+    place = {"device": on.transformer, "dtype": on.dtype}
+    transformer = DualStreamDiT(sizes.transformer, ops=ops, **place)
+    fill_random(transformer)
+    if gives_up.fp8_weights:
+        round_matrices(transformer)
+    fuse_projections(transformer)
     ranks = (on.transformer, *on.sharers)
     at = {"device": on.decoder, "dtype": on.decoder_dtype}
     light = decoder == "taehv"
@@ -89,13 +111,23 @@ def random_engine(
     words = partial(random_tokens, vocabulary=sizes.text_encoder.vocab_size)
     return HalloLive(
         transformer=accelerate(
-            SplitTransformer(transformer, ranks) if on.sharers else transformer, how
+            SplitTransformer(transformer, ranks) if on.sharers else transformer, how, sage=sage
         ),
         video_decoder=video,
         audio_decoder=fill_random(sound.to(on.decoder)),
         text_encoder=TextEncoder(fill_random(text), words),
         placement=on,
+        settings=StreamSettings(fp8_cache=gives_up.fp8_cache),
     )
+
+
+def round_matrices(transformer: DualStreamDiT) -> None:
+    """The matrices inside the layers to 8 bits, as loading does it."""
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, ScaledLinear) and is_matrix(f"{name}.weight", layer.weight):
+            values, layer.weight_scale = rounded_rows(layer.weight)
+            layer.weight = torch.nn.Parameter(values, requires_grad=False)
+            layer.in_8_bits = multiplies_in_8_bits(values.device)
 
 
 def random_tokens(prompt: str, *, vocabulary: int) -> list[int]:

@@ -12,7 +12,7 @@ from benchmarks.stream_engine import Sizes, random_engine
 from benchmarks.stream_probe import BUFFER_SECONDS, Clip, Probe
 from hallo_live_core import Placement, Request
 from hallo_live_core.checkpoints import tiny_weights
-from hallo_live_core.config import HALLO_5B, Acceleration
+from hallo_live_core.config import FULL, HALLO_5B, LIGHT, Acceleration
 
 CPU = torch.device("cpu")
 
@@ -69,8 +69,8 @@ def test_a_whole_stream_is_measured(where, tmp_path, capsys):
     assert head.count("|") == row.count("|")
 
 
-@pytest.mark.parametrize("decoder", ["wan", "taehv"])
-def test_an_engine_of_random_weights_streams(decoder):
+@pytest.mark.parametrize(("decoder", "gives_up"), [("wan", FULL), ("taehv", LIGHT)])
+def test_an_engine_of_random_weights_streams(decoder, gives_up):
     """As at full size, where nothing but the sizes differs."""
     sizes = Sizes(
         tiny_weights.TRANSFORMER,
@@ -81,9 +81,11 @@ def test_an_engine_of_random_weights_streams(decoder):
         tiny_weights.TEXT_ENCODER,
     )
     on = Placement.on("cpu").shared_with(["cpu:1"])
-    engine = random_engine(on, decoder, Acceleration(), sizes)
+    engine = random_engine(on, decoder, Acceleration(), gives_up, sizes)
     request = Request(prompt="He says <S>hello.<E>", seconds=1, height=32, width=64)
     assert sum(len(chunk.frames) for chunk in engine.stream(request)) == 21
+    narrow = {p.dtype for p in engine._transformer.models[1].parameters()}
+    assert (torch.float8_e4m3fn in narrow) is gives_up.fp8_weights
     assert Sizes().transformer == HALLO_5B
 
 
