@@ -70,6 +70,13 @@ def test_here_it_is_pytorchs_own():
     assert choose_attention("sdpa", CPU) is sdpa
 
 
+def test_a_gpu_of_amd_is_not_taken_for_one_of_nvidia(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 4))
+    assert Abilities.of(GPU).capability == (9, 4)
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert Abilities.of(GPU).best == "sdpa"
+
+
 def test_cudnn_is_asked_first_wherever_it_is_the_best():
     assert choose_attention("auto", GPU, Abilities((12, 0), NONE)) is cudnn_first
 
@@ -122,6 +129,17 @@ def test_a_package_gets_its_layout_and_gives_ours(with_sums):
     found = flash(recorded(calls, with_sums=with_sums))(*tensors)
     assert calls == [(2, 6, 3, 8)]
     assert torch.equal(found, sdpa(*tensors))
+
+
+def test_a_package_that_splits_keys_only_when_told_to_is_told():
+    told = []
+
+    def flash_attn_func(q, k, v, num_splits=1):
+        told.append(num_splits)
+        return q
+
+    flash(flash_attn_func)(*qkv(dtype=torch.bfloat16))
+    assert told == [0]
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ ATTENTIONS = (AUTO, FA3, FA2, CUDNN, SDPA)
 
 PACKAGES = {FA3: "flash_attn_interface", FA2: "flash_attn"}
 """The modules that bring `flash_attn_func`."""
+
+SPLITS = "num_splits"
+"""Argument of FlashAttention 3: parts of the keys that are worked on at once; 0: as it sees fit."""
 
 HOPPER = 9
 """Major capability of the only devices that FlashAttention 3 is written for."""
@@ -55,8 +59,9 @@ class Abilities:
 
     @classmethod
     def of(cls, device: torch.device) -> Abilities:
-        """Those of a device of this machine."""
-        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        """Those of a device of this machine; AMD's count as without CUDA."""
+        cuda = device.type == "cuda" and torch.version.hip is None
+        capability = torch.cuda.get_device_capability(device) if cuda else None
         return cls(capability, frozenset(p for p in PACKAGES.values() if find_spec(p) is not None))
 
     def runs(self, kernel: str) -> bool:
@@ -108,14 +113,15 @@ def choose_attention(
 def flash(function: Callable[..., Any]) -> Attention:
     """Attention by a package's `flash_attn_func`, which takes [b, l, n, d] in half precision.
 
-    It splits long keys by itself where queries are few. Masks and other formats go to PyTorch's
-    own attention, since the packages have neither.
+    Where queries are few it splits the keys: version 2 by itself, version 3 if told to judge. Masks
+    and other formats go to PyTorch's own attention, since the packages have neither.
     """
+    judge = {SPLITS: 0} if SPLITS in signature(function).parameters else {}
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None or q.dtype not in HALF:
             return sdpa(q, k, v, mask)
-        out = function(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out = function(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), **judge)
         # Some versions also return the logarithm of the softmax's denominator.
         return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
