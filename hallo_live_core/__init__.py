@@ -18,7 +18,7 @@ from .checkpoints.files import read_file
 from .checkpoints.lora import LowRank, check_lora, load_lora
 from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
-from .config import KNOWN_SIZES, TEXT_LENGTH, BlockSizes
+from .config import KNOWN_SIZES, TEXT_LENGTH, Acceleration, BlockSizes
 from .devices import Placement
 from .engine import HalloLive, load_first_frame
 from .errors import (
@@ -71,6 +71,7 @@ __all__ = [
     "LONGEST_STREAM",
     "MAX_SECONDS",
     "TEXT_LENGTH",
+    "Acceleration",
     "BlockSizes",
     "Cancelled",
     "CheckpointError",

@@ -8,6 +8,7 @@ import torch
 from hallo_live_core.errors import HalloLiveError, RequestError
 from hallo_live_core.functional.blocks import ClipPlan
 from hallo_live_core.functional.schedule import NoiseSchedule
+from hallo_live_core.functional.window import Window
 from hallo_live_core.models.dit import fuse_projections
 from hallo_live_core.sampling.denoiser import Denoiser, open_session
 from hallo_live_core.sampling.first_frame import pin_first_frame
@@ -113,6 +114,25 @@ def test_a_session_stays_where_it_is_for_the_next_clip():
         assert state.next_block == 0 and not state.audio_history.any()
         clip(transformer, prompt(seed))
     assert places[0] == places[1]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        replace(SHAPE, fp8_cache=True),
+        replace(SHAPE, plan=ClipPlan(BLOCKS, 5, Window(2, 1))),
+        replace(SHAPE, plan=ClipPlan(replace(BLOCKS, lookahead=2), 3)),
+    ],
+    ids=["past in 8 bits", "window", "look-ahead"],
+)
+def test_every_kind_of_session_can_be_recorded(shape):
+    transformer, recorder = graphed()
+    for seed in (1, 2, 3):
+        assert_same(
+            clip(transformer, prompt(seed), seed=seed, shape=shape),
+            clip(tiny_dit(dtype=WIDE), prompt(seed), seed=seed, shape=shape),
+        )
+    assert recorder.replayed > recorder.recorded
 
 
 def test_another_shape_begins_anew():

@@ -7,11 +7,11 @@ from typing import Any
 
 from .fusion import DualStreamDiT
 
-VARIANTS = 64
-"""Block shapes that a process may compile; PyTorch stops at 8 by itself.
+VARIANTS = 256
+"""Block shapes that a process may compile; PyTorch stops at 8 by itself, and at 256 in any case.
 
 Every block of a clip sees more of the past than the one before, so it is a shape of its own, and so
-is each size of picture.
+is each size of picture: room for fifty sizes with five blocks.
 """
 
 
