@@ -145,6 +145,7 @@ def critic_backward(
     draw: StepDraw,
     settings: DistillationSettings,
     *,
+    weigh: Weigh | None = None,
     scale: float = 1.0,
     before: BeforeBackward | None = None,
 ) -> dict[str, Tensor]:
@@ -158,6 +159,7 @@ def critic_backward(
         schedule=shape.schedule,
         times=settings.score_times,
         weights=settings.weights,
+        scales=None if weigh is None else weigh(clips),
     )
     if before is not None:
         before(True)

@@ -86,12 +86,14 @@ def scores_of(clips: Latents, teacher: Known, critic: Known, draw: ScoreDraw):
     return ask_scores(teacher, critic, clips, PROMPTS, draw, schedule=SCHEDULE, times=TIMES)
 
 
-def train(student: Student, teacher: Known, *, steps: int, weigh=None, spread=True) -> Student:
-    """The critic is perfect: it is what the student is."""
+def train(
+    student: Student, teacher: Known, *, steps: int, weigh=None, spread=True, tilt=0.0
+) -> Student:
+    """The critic is perfect: it is what the student is, or that times exp(-tilt * value)."""
     for step in range(steps):
         noise, draw = draws(step)
         clips = student.clips(noise)
-        critic = Known(student.place, spread=student.spread)
+        critic = Known(student.place - tilt * student.spread**2, spread=student.spread)
         gradients = stream_gradients(clips, scores_of(clips, teacher, critic, draw), PLAIN)
         loss = dmd_loss(gradients, ALIKE, None if weigh is None else weigh(clips))
         student.learn(loss.gradient, noise, 0.2, spread=spread)
@@ -139,20 +141,37 @@ def test_guidance_goes_beyond_the_teacher_away_from_the_negative_prompt():
         assert (gradient.raw < 0).all()
 
 
-def test_the_critic_finds_out_what_the_student_makes():
+def learned_critic(student: Student, *, tilt: float) -> Known:
+    """A critic that has seen the student's clips, each counted exp(-tilt * sum of its values)."""
     critic = Known(-1.0, spread=1.0)
     optimizer = torch.optim.Adam(critic.parameters(), lr=0.08)
     for step in range(200):
         noise, draw = draws(step)
-        clips = Student(2.0, 0.5).clips(noise)
-        loss = critic_loss(
-            critic, clips, NOTHING, draw, schedule=SCHEDULE, times=TIMES, weights=ALIKE
-        )
+        clips = student.clips(noise)
+        counts = LossScales(*((-tilt * x.flatten(1).sum(dim=1)).exp() for x in clips))
+        how = {"schedule": SCHEDULE, "times": TIMES, "weights": ALIKE}
+        loss = critic_loss(critic, clips, NOTHING, draw, **how, scales=counts if tilt else None)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
+    return critic
+
+
+def test_the_critic_finds_out_what_the_student_makes():
+    critic = learned_critic(Student(2.0, 0.5), tilt=0.0)
     assert float(critic.places.detach()) == pytest.approx(2.0, abs=0.1)
     assert math.exp(float(critic.log_spread.detach())) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_critic_of_counted_clips_finds_what_is_made_as_often_as_it_counts():
+    critic = learned_critic(Student(0.0, 0.5), tilt=1.0)
+    assert float(critic.places.detach()) == pytest.approx(-(0.5**2), abs=0.1)
+
+
+def test_rewards_in_the_critic_take_the_student_to_the_teacher_times_the_exponential():
+    student = train(Student(0.0, 1.0), Known(1.0, spread=0.5), steps=200, tilt=2.0)
+    assert student.place == pytest.approx(1.0 + 2.0 * 0.5**2, abs=0.05)
+    assert student.spread == pytest.approx(0.5, abs=0.05)
 
 
 def test_weights_by_reward_do_not_move_a_student_that_can_be_the_teacher():

@@ -85,17 +85,18 @@ def test_sound_alone_can_be_trained(step):
     torch.testing.assert_close(metrics["loss"], 0.15 * metrics["audio_loss"])
 
 
-def test_rewards_see_the_clips_and_weigh_their_losses():
-    seen = []
+@pytest.mark.parametrize("step", STEPS)
+def test_rewards_see_the_clips_and_weigh_their_losses(step):
+    seen, own = [], list(STEPS).index(step)
 
     def weigh(clips):
         seen.append(clips)
         return LossScales(torch.tensor([3.0, 3.0]), torch.tensor([3.0, 3.0]))
 
-    plain = gradient_of("generator", SETTINGS[0], [(0, 1)])
-    weighed = gradient_of("generator", SETTINGS[0], [(0, 1)], weigh=weigh)
+    plain = gradient_of(step, SETTINGS[0], [(0, 1)])
+    weighed = gradient_of(step, SETTINGS[0], [(0, 1)], weigh=weigh)
     assert seen[0].video.shape[0] == 2 and not seen[0].video.requires_grad
-    assert_same_gradients(weighed[0], {n: 3 * g for n, g in plain[0].items()}, 1e-9)
+    assert_same_gradients(weighed[own], {n: 3 * g for n, g in plain[own].items()}, 1e-9)
     torch.testing.assert_close(weighed[2]["loss"], 3 * plain[2]["loss"])
 
 

@@ -310,3 +310,23 @@ def test_judges_that_cannot_be_used_are_refused(settings, message):
 def test_a_judge_that_gave_nothing_is_named():
     with pytest.raises(RequestError, match="'sync'"):
         weigh({}, RewardSettings(judges={"sync": "both"}), {})
+
+
+def test_a_sample_that_counts_nothing_teaches_the_critic_nothing():
+    critic, of, made = learner(), shape(batch=2), clips()
+    draw = draw_scores(Draws(1, 0, (0, 1)), of.clip, (0, 1000))
+    how = {"schedule": of.schedule, "times": TIMES, "weights": WEIGHTS}
+    scales = LossScales(scale(2.0, 0.0), scale(2.0, 0.0))
+    critic_loss(critic, made, prompts(2).positive, draw, **how, scales=scales).total.backward()
+    found = gradients(critic)
+    critic.zero_grad()
+    first = part(prompts(2), slice(0, 1)).positive
+    alone = Latents(*(x[:1] for x in made))
+    one = draw_scores(Draws(1, 0, (0,)), shape(batch=1).clip, (0, 1000))
+    critic_loss(critic, alone, first, one, **how).total.backward()
+    assert_same_gradients(found, gradients(critic), 1e-9)
+
+
+def test_the_reference_does_not_weigh_the_critic():
+    with pytest.raises(RequestError, match="weighs the student's loss"):
+        RewardSettings(mode="reference", weigh="critic")

@@ -7,6 +7,7 @@ from torch import Tensor
 from hallo_live_core.functional.precision import at_least_float32
 from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.models.dit import DualStreamDiT
+from hallo_live_core.rewards.combine import LossScales
 from hallo_live_core.types import TextContext
 
 from ..draws import ScoreDraw
@@ -24,17 +25,24 @@ def critic_loss(
     schedule: NoiseSchedule,
     times: ScoreTimeSettings,
     weights: StreamWeights,
+    scales: LossScales | None = None,
 ) -> Loss:
     """Mean squared error of the flow that the critic predicts for noised clips.
 
     clips: what the student made, without gradient. The reference goes through the clean prediction
     and back, which is the same number up to rounding.
+    scales: how much every sample [b] counts in each stream; none means 1. The critic then learns
+    the flow of clips that are made as often as they count.
     """
     timesteps = score_timesteps(draw.raw, times).to(clips.video.device)
     noise = Latents(*(n.to(x) for n, x in zip(draw.noise, clips, strict=True)))
     noisy = noised(clips, noise, timesteps, schedule)
     flow = predict_flow(critic, noisy, text, timesteps)
-    video, audio = (_flow_error(v, n, x) for v, n, x in zip(flow, noise, clips, strict=True))
+    counts = (None, None) if scales is None else (scales.video, scales.audio)
+    video, audio = (
+        _flow_error(v, n, x, count)
+        for v, n, x, count in zip(flow, noise, clips, counts, strict=True)
+    )
     total = weights.video * video + weights.audio * audio
     metrics = {
         "loss": total,
@@ -45,6 +53,9 @@ def critic_loss(
     return Loss(total, {name: value.detach() for name, value in metrics.items()})
 
 
-def _flow_error(flow: Tensor, noise: Tensor, clean: Tensor) -> Tensor:
+def _flow_error(flow: Tensor, noise: Tensor, clean: Tensor, counts: Tensor | None) -> Tensor:
     dtype = at_least_float32(flow.dtype)
-    return (flow.to(dtype) - (noise.to(dtype) - clean.to(dtype))).square().mean()
+    error = (flow.to(dtype) - (noise.to(dtype) - clean.to(dtype))).square()
+    if counts is None:
+        return error.mean()
+    return (error.flatten(1).mean(dim=1) * counts.to(error)).mean()

@@ -43,6 +43,10 @@ class RewardSettings:
     history: robust mode compares with all scores so far, not only with those of this step, which
     say nothing where a step has one clip.
     mean_one: robust mode divides the factors by their mean, so that losses keep their size.
+    weigh: whose loss the factors multiply. "student" is the research code's way: clips count more
+    or less, which changes nothing where the student makes what the teacher makes. "critic": robust
+    mode divides the critic's loss by them, so that it expects more of what is liked less; the
+    student then ends at the teacher's distribution times exp(beta reward).
     """
 
     mode: Literal["robust", "reference"] = "robust"
@@ -51,6 +55,7 @@ class RewardSettings:
     max_exponent: float = MAX_EXPONENT
     history: bool = True
     mean_one: bool = False
+    weigh: Literal["student", "critic"] = "student"
 
     def __post_init__(self) -> None:
         wrong = [name for name, stream in self.judges.items() if stream not in _STREAMS]
@@ -59,6 +64,10 @@ class RewardSettings:
                 f"Judge {wrong[0]!r} speaks for no stream",
                 found=self.judges[wrong[0]],
                 fix="use video, audio or both",
+            )
+        if self.mode == "reference" and self.weigh != "student":
+            raise RequestError(
+                "The reference's formula weighs the student's loss", fix="use mode: robust"
             )
         strange = [n for n, s in self.judges.items() if REFERENCE_JUDGES.get(n) != s]
         if self.mode == "reference" and strange:

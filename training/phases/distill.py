@@ -116,20 +116,21 @@ class Distillation:
             decoupled=learner == STUDENT and self.recipe.dmd.decoupled,
         )
         given = (self.networks, prompts, self.shape, draw, self.settings)
-        if learner == CRITIC:
-            return critic_backward(*given, scale=scale, before=synchronise)
         rewards: dict[str, Tensor] = {}
 
         def by_rewards(clips: Latents) -> LossScales:
-            return self._scales(clips, names, rewards)
+            return self._scales(clips, names, rewards, learner)
 
-        weigh_clips = None if self.judge is None else by_rewards
-        metrics = generator_backward(*given, weigh=weigh_clips, scale=scale, before=synchronise)
+        weighed = self.recipe.rewards is not None and self.recipe.rewards.weigh == learner
+        how = {"weigh": by_rewards if weighed else None, "scale": scale, "before": synchronise}
+        if learner == CRITIC:
+            return critic_backward(*given, **how) | rewards
+        metrics = generator_backward(*given, **how)
         exits = torch.tensor(draw.rollout.exits, dtype=torch.float32).mean()
         return metrics | rewards | {"exit": exits}
 
     def _scales(
-        self, clips: Latents, names: Sequence[str], rewards: dict[str, Tensor]
+        self, clips: Latents, names: Sequence[str], rewards: dict[str, Tensor], learner: str
     ) -> LossScales:
         """Factors of this process's clips, judged among those of all processes."""
         assert self.judge is not None
@@ -137,6 +138,8 @@ class Distillation:
         own = self.judge.score(clips, names)
         scores = {name: self.processes.gather(values) for name, values in own.items()}
         scales, self.histories = weigh(scores, self.recipe.rewards, self.histories)
+        if learner == CRITIC:
+            scales = LossScales(1 / scales.video, 1 / scales.audio)
         count, first = len(names), self.processes.rank * len(names)
         mine = slice(first, first + count)
         rewards |= {f"reward/{name}": values.nanmean() for name, values in scores.items()}

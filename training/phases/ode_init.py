@@ -21,7 +21,10 @@ from .flow_matching import plan_of_one
 from .networks import make_learner
 
 PER_SAMPLE = ("video_errors", "times")
-"""What the loss reports for every sample, which is not for the log."""
+"""What the loss reports for every sample; the log has it by noise."""
+
+BIN = 250
+"""Width of the bins of mean timesteps, as in the reference's log."""
 
 
 class ODEInit:
@@ -65,7 +68,8 @@ class ODEInit:
         )
         synchronise(True)
         (loss.total * scale).backward()
-        return {name: value for name, value in loss.metrics.items() if name not in PER_SAMPLE}
+        means = {name: value for name, value in loss.metrics.items() if name not in PER_SAMPLE}
+        return means | by_noise(*(loss.metrics[name] for name in PER_SAMPLE))
 
     def state(self) -> dict[str, Any]:
         """See `Phase`."""
@@ -73,3 +77,17 @@ class ODEInit:
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Phase`."""
+
+
+def by_noise(errors: Tensor, times: Tensor) -> dict[str, Tensor]:
+    """What clips of each bin of mean timesteps add to the mean error, and their share.
+
+    Both are means over all clips [b], so that they may be averaged further; the first over the
+    second is the mean error of the bin.
+    """
+    found: dict[str, Tensor] = {}
+    for first in range(0, 1000 + BIN, BIN):
+        inside = ((times >= first) & (times < first + BIN)).to(errors)
+        found[f"video_loss_at/{first}"] = (errors * inside).mean()
+        found[f"share_at/{first}"] = inside.mean()
+    return found
