@@ -42,7 +42,7 @@ demo: $(TINY)/.made
 
 train-tiny: $(VENV)/.deps
 	$(BIN)/python -m training train-tiny --folder $(TRAINED)
-	@echo "To see it: $(BIN)/hallo-live generate 'A red light moves in the dark.' --models $(TRAINED)/models --seconds 2 --size 32x64 -o $(TRAINED)/clip.mp4"
+	@echo "To see it: $(BIN)/hallo-live generate 'A red light flickers in the dark.' --models $(TRAINED)/models --seconds 2 --size 32x32 -o $(TRAINED)/clip.mp4"
 
 # Pytest answers 5 when a selection is empty, which is no failure.
 PYTEST := status=0; $(BIN)/python -m pytest

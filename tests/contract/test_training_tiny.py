@@ -6,11 +6,18 @@ import pytest
 
 from hallo_live_core.cli import main as hallo_live
 from training.data.ode_pairs import ClipSize
-from training.toy.measures import energy_distance, lag_error
+from training.toy.measures import border_lag, energy_distance, lag_error
 from training.toy.run import SMALL, Toy
-from training.toy.world import colour_of, make_clips, measure, toy_prompts
+from training.toy.world import (
+    AMPLITUDE,
+    JUMP_EVERY,
+    colour_of,
+    make_clips,
+    measure,
+    toy_prompts,
+)
 
-SIZE = ClipSize(12, 60, 2, 4)
+SIZE = ClipSize(12, 60, 2, 2)
 
 
 def test_what_is_drawn_into_a_clip_can_be_measured_again():
@@ -19,14 +26,35 @@ def test_what_is_drawn_into_a_clip_can_be_measured_again():
     found = measure(together)
     assert found.colour.tolist() == [colour_of(prompt) for prompt in prompts]
     assert (found.seen - found.heard).abs().mean() < 0.05
+    assert found.brightness.mean() == pytest.approx(AMPLITUDE, rel=0.02)
     frames = range(10)
-    assert lag_error(ahead, lead=2, frames=frames).below(lag_error(ahead, lead=0, frames=frames))
-    assert lag_error(ahead, lead=2, frames=frames).mean < 0.06
+    right, wrong = (lag_error(ahead, lead=lead, frames=frames) for lead in (2, 0))
+    assert right.below(wrong) == "yes"
+    assert right.mean < 0.05
+
+
+def test_a_picture_that_comes_late_at_borders_is_told():
+    prompts = toy_prompts() * 8
+    lags = [
+        border_lag(make_clips(prompts, SIZE, 1, lead=lead), lead=2, block=6).mean
+        for lead in (2, 1, 0)
+    ]
+    assert lags[0] < 0.2
+    assert lags[1] == pytest.approx(1, abs=0.2)
+    assert 1.4 < lags[2] <= 2  # a picture that jumped to and fro may be right by chance
+
+
+def test_a_light_jumps_between_both_ends_of_its_scale():
+    found = measure(make_clips(toy_prompts() * 8, SIZE, 1))
+    high = found.seen > 0.5
+    assert high.float().mean() == pytest.approx(0.5, abs=0.05)
+    crossings = (high[:, 1:] != high[:, :-1]).float().mean()
+    assert crossings == pytest.approx(0.5 / JUMP_EVERY, abs=0.02)
 
 
 def test_the_distance_of_sets_tells_the_same_world_from_another():
     prompts = toy_prompts() * 4
-    one, other = (measure(make_clips(prompts, SIZE, seed)).features for seed in (1, 2))
+    one, other = (measure(make_clips(prompts, SIZE, seed)).places for seed in (1, 2))
     same = energy_distance(one, other)
     assert abs(same.mean) < 0.1
     assert same.below(energy_distance(one, other + 0.2)) == "yes"
@@ -40,6 +68,6 @@ def test_all_phases_end_in_a_student_that_generates(tmp_path):
     assert said[0].startswith("world")
     clip = tmp_path / "clip.mp4"
     models = tmp_path / "toy/models"
-    request = [toy_prompts()[0], "--models", str(models), "--seconds", "1", "--size", "32x64"]
+    request = [toy_prompts()[0], "--models", str(models), "--seconds", "1", "--size", "32x32"]
     assert hallo_live(["generate", *request, "--device", "cpu", "-o", str(clip)]) == 0
     assert clip.stat().st_size > 0

@@ -11,7 +11,7 @@ from ..logs import LOG_FILE
 SHOWN = {
     "student/loss": "loss of what is trained",
     "critic/loss": "loss of the critic",
-    "student/reward/right": "reward of rollouts",
+    "student/reward/high": "reward of rollouts",
 }
 WINDOW = 5
 """Steps that a point of a curve is the mean of."""

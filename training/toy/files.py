@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hallo_live_core.checkpoints.config_json import config_to_metadata
 from hallo_live_core.checkpoints.safetensors_writer import write_safetensors
@@ -19,26 +20,43 @@ from ..data.prompts import COLUMN
 from ..data.shards import ShardWriter
 from .world import make_clips
 
-HEAD_SCALE = 0.1
-"""Untrained heads answer quietly."""
+QUIET = 0.1
+"""Share of the usual size at which an untrained network's heads and last linear layers begin."""
+
+GATES = (2, 5)
+"""Rows of a layer's modulation that are gates; they begin open."""
 
 
 def write_network(path: Path, config: TransformerConfig, *, seed: int) -> Path:
-    """An untrained transformer that can learn, as a file with its sizes in the metadata."""
+    """An untrained transformer that learns fast, as a file with its sizes in the metadata.
+
+    Its layers begin by changing almost nothing, so that what came in reaches the head.
+    """
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, like in DualStreamDiT(config, device="meta").state_dict().items():
-        if name.endswith("bias"):
-            tensors[name] = torch.zeros(like.shape)
-        elif like.ndim == 1:
-            tensors[name] = torch.ones(like.shape)
-        else:
-            noise = torch.randn(like.shape, generator=generator)
-            scale = HEAD_SCALE if "head.head" in name else 1.0
-            fan_in = like.shape[-1] if "modulation" in name else like[0].numel()
-            tensors[name] = scale * noise / math.sqrt(fan_in)
+    tensors = {
+        name: _untrained(name, like, generator)
+        for name, like in DualStreamDiT(config, device="meta").state_dict().items()
+    }
     write_safetensors(path, to_published(tensors), metadata=config_to_metadata(config))
     return path
+
+
+def _untrained(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    if name.endswith("bias"):
+        return torch.zeros(like.shape)
+    if like.ndim == 1:
+        return torch.ones(like.shape)
+    noise = torch.randn(like.shape, generator=generator)
+    if "modulation" not in name:
+        scale = QUIET if any(part in name for part in QUIET_PARTS) else 1.0
+        return scale * noise / math.sqrt(like[0].numel())
+    tensor = QUIET * noise / math.sqrt(like.shape[-1])
+    if like.shape[1] > max(GATES):
+        tensor[:, GATES] += 1
+    return tensor
+
+
+QUIET_PARTS = ("head.head", ".o.weight", "ffn.2.", "w2", "time_projection")
 
 
 def write_prompts(path: Path, prompts: list[str]) -> Path:
@@ -52,7 +70,7 @@ def write_prompts(path: Path, prompts: list[str]) -> Path:
 
 
 def write_clips(
-    folder: Path, prompts: list[str], size: ClipSize, *, seed: int, lead: float = 0.0
+    folder: Path, prompts: list[str], size: ClipSize, *, seed: int, lead: int = 0
 ) -> None:
     """Clips of the world, one per entry of `prompts`."""
     clips = make_clips(prompts, size, seed, lead=lead)

@@ -12,6 +12,7 @@ from torch import Tensor
 from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.rewards.combine import as_scores
+from hallo_live_core.types import TextContext
 
 from ..data.embeddings import TextStore
 from ..data.ode_pairs import AUDIO, VIDEO, open_pairs
@@ -23,15 +24,21 @@ from ..rollout import RolloutShape, roll_out
 from ..types import Latents
 from .world import measure
 
-JUDGE = "right"
-"""The toy's reward: how far to the right the light is."""
+JUDGE = "high"
+"""The toy's reward: how high the hue is."""
+
+MIDDLE = 0.5
+"""Between the two ends of the scale."""
+
+AT_ONCE = 64
+"""Clips that are made together."""
 
 
-class RightJudge:
-    """Likes clips whose light is on the right; see `phases.distill.LatentJudge`."""
+class HighJudge:
+    """Likes clips whose light has a high hue; see `phases.distill.LatentJudge`."""
 
     def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Mean place of the light, 0 left to 1 right."""
+        """Mean place of the light, of 0..1."""
         seen = measure(clips).seen.mean(dim=1)
         assert len(seen) == len(prompts)
         return {JUDGE: as_scores(seen.tolist())}
@@ -81,15 +88,33 @@ def _energy(one: Tensor, other: Tensor) -> float:
 
 
 def reward(clips: Latents) -> Estimate:
-    """What `RightJudge` gives on average."""
+    """What `HighJudge` gives on average."""
     return Estimate.of(measure(clips).seen.mean(dim=1))
 
 
 def lag_error(clips: Latents, *, lead: int, frames: Sequence[int]) -> Estimate:
-    """How far the light is from where the sound, `lead` latents later, puts it, at some frames."""
+    """How far the light is from where the sound puts it `lead` latents later, at some frames."""
     found = measure(clips)
     index = torch.tensor(frames)
     return Estimate.of((found.seen[:, index] - found.heard[:, index + lead]).abs().mean(dim=1))
+
+
+def border_lag(clips: Latents, *, lead: int, block: int) -> Estimate:
+    """By how many latents the picture is late where the sound jumps just after a block's border.
+
+    Such a jump is to be seen `lead` latents before it is heard, at the end of the block before.
+    Counted up to twice the lead; over all jumps of all clips.
+    """
+    found = measure(clips)
+    seen, heard = (places > MIDDLE for places in (found.seen, found.heard))
+    lags: list[Tensor] = []
+    for border in range(block, seen.shape[1] - lead, block):
+        for time in range(border, border + lead):
+            jumps = heard[:, time] != heard[:, time - 1]
+            window = seen[jumps, time - lead : time + lead] == heard[jumps, time, None]
+            never = torch.ones(len(window), 1, dtype=torch.bool)
+            lags.append(torch.cat([window, never], dim=1).int().argmax(dim=1))
+    return Estimate.of(torch.cat(lags).double())
 
 
 @torch.no_grad()
@@ -97,15 +122,19 @@ def student_clips(
     student: DualStreamDiT, recipe: Recipe, prompts: Sequence[str], *, seed: int
 ) -> Latents:
     """What the student makes of the prompts with all its steps, as its users would see it."""
-    shape = clip_shape(recipe, student, len(prompts))
     schedule = NoiseSchedule(recipe.schedule)
-    draws = Draws(seed, 0, tuple(range(len(prompts))))
-    noise = DrawnNoise(shape, draws, device=torch.device("cpu"), dtype=torch.float32)
     exits = (len(schedule.steps) - 1,) * recipe.plan.num_blocks
     text = TextStore(Path(recipe.data.text), text_dim=student.config.video.text_dim)
-    context = text.context(prompts)
-    context = type(context)(video=context.video.float(), audio=context.audio.float())
-    return roll_out(student, context, RolloutShape(shape, schedule), RolloutDraw(noise, exits))
+    made: list[Latents] = []
+    for first in range(0, len(prompts), AT_ONCE):
+        some = prompts[first : first + AT_ONCE]
+        shape = clip_shape(recipe, student, len(some))
+        draws = Draws(seed, 0, tuple(range(first, first + len(some))))
+        noise = DrawnNoise(shape, draws, device=torch.device("cpu"), dtype=torch.float32)
+        draw = RolloutDraw(noise, exits)
+        made.append(roll_out(student, _wide(text, some), RolloutShape(shape, schedule), draw))
+    video, audio = (torch.cat(parts) for parts in zip(*made, strict=True))
+    return Latents(video, audio)
 
 
 @torch.no_grad()
@@ -117,16 +146,21 @@ def held_out_error(student: DualStreamDiT, recipe: Recipe, pairs: Path, *, seed:
     losses: list[Tensor] = []
     for number, key in enumerate(store.keys):
         sample = store[key]
-        context = text.context([str(sample.info["prompt"])])
         states = draw_states(Draws(seed, 0, (number,)), recipe.plan.num_blocks, len(schedule.steps))
         loss = ode_loss(
             student,
             Latents(*(sample.tensors[name][None].float() for name in (VIDEO, AUDIO))),
             states,
-            type(context)(video=context.video.float(), audio=context.audio.float()),
+            _wide(text, [str(sample.info["prompt"])]),
             blocks=recipe.blocks,
             schedule=schedule,
             weights=recipe.weights,
         )
         losses.append(loss.total)
     return Estimate.of(torch.stack(losses))
+
+
+def _wide(text: TextStore, prompts: Sequence[str]) -> TextContext:
+    """Embeddings in float32."""
+    context = text.context(prompts)
+    return TextContext(video=context.video.float(), audio=context.audio.float())

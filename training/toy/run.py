@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,45 +30,40 @@ from ..trainer import Phase, Trainer
 from ..types import Latents
 from .curves import draw_curves
 from .files import write_clips, write_network, write_prompts
-from .measures import (
-    JUDGE,
-    Estimate,
-    RightJudge,
-    energy_distance,
-    held_out_error,
-    lag_error,
-    reward,
-    student_clips,
-)
-from .world import measure, toy_config, toy_prompts
+from .measures import JUDGE, HighJudge, held_out_error, student_clips
+from .report import STUDENTS, Evidence, report
+from .side_by_side import side_by_side
+from .world import LEAD, toy_config, toy_prompts
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEFAULT_FOLDER = Path("out/train-tiny")
-LEAD = 1
-"""The picture runs this many latents ahead of the sound, as lips do."""
 
 LOOKAHEAD = 10
-"""Audio latents that the picture may hear ahead in the third student: two video latents."""
+"""Audio latents that the picture may hear ahead in two of the students: two video latents."""
 
 SEED = 103
 HELD_OUT_SEED = 50_000
 SAMPLE_SEED = 9
-BETA = 1.5
+BETA = 1.0
 STUDENT_FILE = "hallolive_dit.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much of everything; `scale` multiplies the steps of the recipes."""
+    """How much of everything; `scale` multiplies the steps of the recipes.
+
+    workers: processes that work at the same time where parts do not need each other.
+    """
 
     scale: float = 1.0
-    clips: int = 512
-    repeats: int = 12
-    held_out_repeats: int = 4
-    samples_per_prompt: int = 8
+    clips: int = 4096
+    repeats: int = 16
+    held_out_repeats: int = 16
+    samples_per_prompt: int = 64
+    workers: int = 2
 
 
-SMALL = Budget(scale=0.01, clips=16, repeats=1, held_out_repeats=1, samples_per_prompt=1)
+SMALL = Budget(scale=0.01, clips=16, repeats=1, held_out_repeats=1, samples_per_prompt=1, workers=1)
 """Only shows that everything is connected."""
 
 
@@ -80,32 +76,77 @@ class Toy:
     def __init__(self, folder: Path, budget: Budget, say: Callable[[str], object]) -> None:
         self.folder, self.budget, self.say = Path(folder), budget, say
         self.processes = Processes(self._recipe("teacher").parallel, cpu=True)
+        torch.set_num_threads(1)  # tiny networks are slower on several
 
     def run(self) -> str:
         """All phases; returns the table."""
         started = time.perf_counter()
-        torch.set_num_threads(1)  # tiny networks are slower on several
         self._make_world()
-        self._train("teacher", "teacher", FlowMatching)
-        self._pairs("pairs", SEED, self.budget.repeats)
-        self._pairs("held-out", HELD_OUT_SEED, self.budget.held_out_repeats)
-        self._train("ode", "ode", ODEInit)
-        self._train("ode-ahead", "ode", ODEInit, f"blocks.lookahead={LOOKAHEAD}")
-        self._train("dmd", "hpdmd", Distillation)
-        self._train("dmd-reward", "hpdmd", _rewarded)
-        self._train(
-            "dmd-ahead",
-            "hpdmd",
-            Distillation,
-            f"blocks.lookahead={LOOKAHEAD}",
-            f"model.student={self.folder}/ode-ahead.safetensors",
-        )
+        self.say("teacher")
+        self.teacher()
+        self._together("the teacher's trajectories", Toy.pairs, Toy.held_out)
+        self._together("stage 1: two students", Toy.ode, Toy.ode_ahead)
+        stage_2 = (Toy.dmd, Toy.dmd_reward, Toy.dmd_tilted, Toy.dmd_ahead)
+        self._together("stage 2: four students", *stage_2)
+        samples = [partial(Toy.sample, name=name) for name in STUDENTS]
+        self._together("clips of all students", *samples)
         self._install()
-        runs = ("teacher", *(name for name in STUDENTS if name != "untrained"))
-        drawn = draw_curves(self.folder, runs, self.folder / "curves.png")
+        drawn = draw_curves(self.folder, RUNS, self.folder / "curves.png")
         curves = "![curves](curves.png)" if drawn else "Install matplotlib to see curves."
         minutes = (time.perf_counter() - started) / 60
-        return f"{self._table()}\n{curves}\n\nMade in {minutes:.1f} minutes.\n"
+        return f"{self._report()}\n{curves}\n\nMade in {minutes:.1f} minutes.\n"
+
+    # -- the parts ------------------------------------------------------------------------------
+
+    def teacher(self) -> None:
+        """Flow matching on clips of the world."""
+        self._train("teacher", "teacher", FlowMatching)
+
+    def pairs(self) -> None:
+        """Trajectories to learn from."""
+        self._pairs("pairs", SEED, self.budget.repeats)
+
+    def held_out(self) -> None:
+        """Trajectories to measure by."""
+        self._pairs("held-out", HELD_OUT_SEED, self.budget.held_out_repeats)
+
+    def ode(self) -> None:
+        """Stage 1."""
+        self._train("ode", "ode", ODEInit)
+
+    def ode_ahead(self) -> None:
+        """Stage 1 with look-ahead."""
+        self._train("ode-ahead", "ode", ODEInit, AHEAD)
+
+    def dmd(self) -> None:
+        """Stage 2."""
+        self._train("dmd", "hpdmd", Distillation)
+
+    def dmd_reward(self) -> None:
+        """Stage 2 with rewards as published."""
+        self._train("dmd-reward", "hpdmd", _rewarded)
+
+    def dmd_tilted(self) -> None:
+        """Stage 2 with rewards in the critic's loss."""
+        self._train("dmd-tilted", "hpdmd", _tilted)
+
+    def dmd_ahead(self) -> None:
+        """Stage 2 with look-ahead, from the stage 1 that had it."""
+        begin = f"model.student={self.folder}/ode-ahead.safetensors"
+        self._train("dmd-ahead", "hpdmd", Distillation, AHEAD, begin)
+
+    def sample(self, name: str) -> None:
+        """Clips of a student, as its users would see them."""
+        prompts = toy_prompts() * self.budget.samples_per_prompt
+        recipe = self._recipe("ode", *([AHEAD] if "ahead" in name else []))
+        clips = student_clips(self._student(name), recipe, prompts, seed=SAMPLE_SEED)
+        torch.save(tuple(clips), self._samples(name))
+
+    def _together(self, what: str, *parts: Callable[[Toy], None]) -> None:
+        """Parts that do not need each other."""
+        self.say(what)
+        calls = [partial(do_part, self.folder, self.budget, part) for part in parts]
+        side_by_side(calls, workers=self.budget.workers)
 
     def _recipe(self, name: str, *overrides: str) -> Recipe:
         """A shipped recipe, moved below the folder."""
@@ -126,7 +167,6 @@ class Toy:
         encode(self._recipe("encode"), self.processes)
 
     def _pairs(self, name: str, seed: int, repeats: int) -> None:
-        self.say(f"{name}: the teacher's trajectories")
         recipe = self._recipe("pairs", f"run.seed={seed}", f"pairs.repeats={repeats}")
         data = replace(recipe.data, pairs=str(self.folder / name))
         make_pairs(replace(recipe, data=data), self.processes)
@@ -139,7 +179,6 @@ class Toy:
         *overrides: str,
     ) -> None:
         """Train and export; a run that was cut goes on."""
-        self.say(f"{name}: training")
         recipe = self._recipe(recipe_name, f"run.folder={self.folder}/{name}", *overrides)
         steps = max(1, round(recipe.run.max_steps * self.budget.scale))
         start = max(1, round(recipe.ema.start_step * self.budget.scale))
@@ -148,9 +187,6 @@ class Toy:
             run=replace(recipe.run, max_steps=steps),
             ema=replace(recipe.ema, start_step=start),
         )
-        if phase is _rewarded:
-            judged = RewardSettings(beta=BETA, judges={JUDGE: "both"})
-            recipe = replace(recipe, rewards=judged)
         Trainer(recipe, self.processes, phase(recipe, self.processes)).run()
         target = self.folder / f"{name}.safetensors"
         target.unlink(missing_ok=True)
@@ -161,31 +197,31 @@ class Toy:
         models = self.folder / "models"
         (models / "hallolive_dit.pt").unlink(missing_ok=True)
         (models / STUDENT_FILE).unlink(missing_ok=True)
-        export(self.folder / "dmd-reward", models / STUDENT_FILE)
+        export(self.folder / "dmd-tilted", models / STUDENT_FILE)
+
+    # -- what came of it ------------------------------------------------------------------------
 
     def _student(self, name: str) -> DualStreamDiT:
         return load_transformer(self.folder / f"{name}.safetensors", dtype=torch.float32)
 
-    def _table(self) -> str:
-        prompts = toy_prompts() * self.budget.samples_per_prompt
-        teacher = [self._teacher_clips(name) for name in ("pairs", "held-out")]
-        samples = {
-            name: student_clips(
-                self._student(name),
-                self._recipe("ode", f"blocks.lookahead={LOOKAHEAD * ('ahead' in name)}"),
-                prompts,
-                seed=SAMPLE_SEED,
-            )
-            for name in STUDENTS
-        }
+    def _samples(self, name: str) -> Path:
+        return self.folder / f"{name}.samples.pt"
+
+    def _report(self) -> str:
+        recipe = self._recipe("ode")
         errors = {
             name: held_out_error(
                 self._student(name), self._recipe("ode"), self.folder / "held-out", seed=SAMPLE_SEED
             )
             for name in ("untrained", "teacher", "ode")
         }
-        floor = energy_distance(*(measure(clips).features for clips in teacher))
-        return report(samples, teacher[0], errors, floor, self._recipe("ode"))
+        evidence = Evidence(
+            samples={name: Latents(*torch.load(self._samples(name))) for name in STUDENTS},
+            teacher=(self._teacher_clips("pairs"), self._teacher_clips("held-out")),
+            errors=errors,
+            recipe=recipe,
+        )
+        return report(evidence)
 
     def _teacher_clips(self, name: str) -> Latents:
         recipe = self._recipe("ode")
@@ -195,57 +231,13 @@ class Toy:
         return Latents(video.float(), audio.float())
 
 
-STUDENTS = {
-    "untrained": "an untrained network",
-    "ode": "stage 1",
-    "dmd": "stage 2, plain",
-    "dmd-reward": "stage 2, reward",
-    "ode-ahead": f"stage 1, look-ahead {LOOKAHEAD}",
-    "dmd-ahead": f"stage 2, look-ahead {LOOKAHEAD}",
-}
+AHEAD = f"blocks.lookahead={LOOKAHEAD}"
+RUNS = ("teacher", *(name for name in STUDENTS if name != "untrained"))
 
 
-def report(
-    samples: dict[str, Latents],
-    teacher: Latents,
-    errors: dict[str, Estimate],
-    floor: Estimate,
-    recipe: Recipe,
-) -> str:
-    """The table, with what each claim would need; it says what was found, whatever it is."""
-    wanted = measure(teacher).features
-    last = recipe.clip.video_latents - LEAD
-    block = recipe.blocks.video_latents
-    ends = list(range(block - 1, last, block))
-    distance = {n: energy_distance(measure(c).features, wanted) for n, c in samples.items()}
-    lines = [
-        "| clips of | distance to the teacher | mean reward | lag error | at block ends |",
-        "|---|---|---|---|---|",
-        _row("the teacher", teacher, floor, last, ends),
-    ]
-    for name, title in STUDENTS.items():
-        lines.append(_row(title, samples[name], distance[name], last, ends))
-    rewards = {name: reward(clips) for name, clips in samples.items()}
-    lags = {n: lag_error(c, lead=LEAD, frames=ends) for n, c in samples.items()}
-    held_out = ", ".join(f"{name} {error.mean:.5f}" for name, error in errors.items())
-    lines += ["", f"Held-out error of stage 1: {held_out} (`teacher` is where stage 1 starts).", ""]
-    claims = [
-        ("stage 1 lowers the held-out error", errors["ode"], errors["untrained"]),
-        ("stage 2 comes closer to the teacher", distance["dmd"], distance["ode"]),
-        ("the reward rises when asked for", rewards["dmd"], rewards["dmd-reward"]),
-        ("look-ahead lowers the lag at block ends", lags["dmd-ahead"], lags["dmd"]),
-    ]
-    lines += ["| claim: left below right | left | right | shown |", "|---|---|---|---|"]
-    lines += [
-        f"| {claim} | {left} | {right} | {left.below(right)} |" for claim, left, right in claims
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _row(name: str, clips: Latents, distance: Estimate, last: int, ends: list[int]) -> str:
-    lag = lag_error(clips, lead=LEAD, frames=range(last))
-    at_ends = lag_error(clips, lead=LEAD, frames=ends)
-    return f"| {name} | {distance} | {reward(clips)} | {lag} | {at_ends} |"
+def do_part(folder: Path, budget: Budget, part: Callable[[Toy], None]) -> None:
+    """One part of a run, in whatever process."""
+    part(Toy(folder, budget, say=lambda _: None))
 
 
 def moved(recipe: Recipe, folder: Path) -> Recipe:
@@ -260,4 +252,10 @@ def moved(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _rewarded(recipe: Recipe, processes: Processes) -> Distillation:
-    return Distillation(recipe, processes, RightJudge())
+    judged = RewardSettings(beta=BETA, judges={JUDGE: "both"})
+    return Distillation(replace(recipe, rewards=judged), processes, HighJudge())
+
+
+def _tilted(recipe: Recipe, processes: Processes) -> Distillation:
+    judged = RewardSettings(beta=BETA, judges={JUDGE: "both"}, weigh="critic")
+    return Distillation(replace(recipe, rewards=judged), processes, HighJudge())
