@@ -220,8 +220,9 @@ class Recipe:
 
     @property
     def plan(self) -> ClipPlan:
-        """The training clip as blocks."""
-        return ClipPlan.of(self.clip.video_latents, self.clip.audio_latents, self.blocks)
+        """The training clip as blocks, and what the student remembers of them."""
+        plan = ClipPlan.of(self.clip.video_latents, self.clip.audio_latents, self.blocks)
+        return replace(plan, window=self.rollout.window)
 
 
 REFERENCE_5B: dict[str, Any] = {

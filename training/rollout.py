@@ -21,6 +21,7 @@ from hallo_live_core.errors import RequestError
 from hallo_live_core.functional.blocks import Block
 from hallo_live_core.functional.noise import ClipShape
 from hallo_live_core.functional.schedule import NoiseSchedule
+from hallo_live_core.functional.window import Window
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.sampling.denoiser import Clean, Denoiser, open_session
 from hallo_live_core.sampling.sampler import stream_blocks
@@ -42,13 +43,25 @@ class RolloutSettings:
     """How the student makes clips in training.
 
     same_step_across_blocks: one exit for all blocks. last_step_only: no early exits.
-    recompute: with the past detached, keep one block's graph at a time.
+    recompute: with the past detached, keep one block's graph at a time. window_blocks, sink_blocks:
+    what a clip remembers while it is made (`functional.window`); 0 blocks: everything.
     """
 
     history_gradient: HistoryGradient = "detached"
     same_step_across_blocks: bool = True
     last_step_only: bool = False
     recompute: bool = True
+    window_blocks: int = 0
+    sink_blocks: int = 1
+
+    @property
+    def window(self) -> Window | None:
+        """What is remembered, if not everything.
+
+        Raises:
+            RequestError: no place is left for the block in work.
+        """
+        return Window(self.window_blocks, self.sink_blocks) if self.window_blocks else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +141,9 @@ class JointRollout:
 
 
 class ExitInput(NamedTuple):
-    """What a block's exit step was given; see `Denoiser.clean`."""
+    """What a block's exit step was given; see `Denoiser.clean`. past: what was remembered then."""
 
+    past: SessionState
     block: Block
     video: Tensor
     window: Tensor
@@ -153,7 +167,8 @@ class RecordingDenoiser(Denoiser):
         gradient: bool = False,
     ) -> Clean:
         """See `Denoiser`."""
-        self.inputs[block.index] = ExitInput(block, video, window, timestep)
+        past = self.state.as_it_is() if self.state.plan.slides else self.state
+        self.inputs[block.index] = ExitInput(past, block, video, window, timestep)
         return super().clean(block, video, window, timestep, gradient=gradient)
 
 
@@ -167,14 +182,16 @@ class BlockwiseRollout:
         self, gradient: Latents, *, scale: float = 1.0, before: BeforeBackward | None = None
     ) -> None:
         """See `Rollout`."""
-        for block, video, window, timestep in list(self._denoiser.inputs.values()):
+        model, schedule = self._denoiser.model, self._denoiser.schedule
+        for past, block, video, window, timestep in self._denoiser.inputs.values():
             if before is not None:
                 before(block.is_last)
-            clean = self._denoiser.clean(block, video, window, timestep, gradient=True)
+            denoiser, place = Denoiser(model, past, schedule), past.plan.place(block)
+            clean = denoiser.clean(block, video, window, timestep, gradient=True)
             picture = slice(block.first_video, block.end_video)
             sound = slice(block.first_audio, block.end_audio)
             _send(
-                Latents(clean.video, clean.audio[:, sound]),
+                Latents(clean.video, clean.audio[:, place.first_audio : place.end_audio]),
                 Latents(gradient.video[:, picture], gradient.audio[:, sound]),
                 scale,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -180,6 +180,15 @@ class ConcatCache:
     def layer(self, index: int) -> ConcatLayer:
         """The past of one layer."""
         return self.layers[index]
+
+    def as_it_is(self) -> ConcatCache:
+        """The same pieces in a cache of their own; what comes later does not change it."""
+        same = ConcatCache(0)
+        same.layers = [
+            replace(layer, blocks=dict(layer.blocks), exits=dict(layer.exits))
+            for layer in self.layers
+        ]
+        return same
 
     def slide(self, slide: Slide) -> None:
         """See `Cache`."""

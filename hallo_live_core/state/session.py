@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
-from ..errors import ShapeError
+from ..errors import HalloLiveError, ShapeError
 from ..functional.blocks import Block, ClipPlan
 from ..functional.rope import RotaryTables
 from ..types import TextContext
 from .fp8_cache import fp8_cache_nbytes
-from .kv_cache import Cache, HistoryGradient, Slide
+from .kv_cache import Cache, ConcatCache, HistoryGradient, Slide
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one attention, [b, l, n, d] each."""
@@ -151,6 +151,19 @@ class SessionState:
             self.video_cross.slide(self.slide)
             self._slide_latents(window.sink)
 
+    def as_it_is(self) -> SessionState:
+        """What is remembered now, for a pass that is repeated later; for caches of training.
+
+        Raises:
+            HalloLiveError: the caches are written in place.
+        """
+        return replace(
+            self,
+            video_self=_pieces(self.video_self),
+            video_cross=_pieces(self.video_cross),
+            audio_history=self.audio_history.clone(),
+        )
+
     def follow(self, other: SessionState) -> None:
         """Stand where another session of the same clip stands, as its copy on another device."""
         while self.next_block < other.next_block:
@@ -243,6 +256,12 @@ def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.
     rotary = torch.promote_types(dtype, torch.float32).itemsize * config.video.head_dim
     tables = values * dtype.itemsize + rotary * (tokens + plan.audio_horizon + shape.plan.slides)
     return cache_nbytes(config, shape, dtype) + tables
+
+
+def _pieces(cache: Cache) -> ConcatCache:
+    if not isinstance(cache, ConcatCache):
+        raise HalloLiveError("Only a cache in pieces can be remembered as it is")
+    return cache.as_it_is()
 
 
 def _moved_up(latents: Tensor, sink: int, step: int) -> Tensor:
