@@ -15,8 +15,9 @@ class Placement:
     """Devices and dtypes of the parts. Decoders on another device run beside the transformer.
 
     sharers: more devices with a copy of the transformer, which share the picture's tokens with the
-    first (`sampling.split`). The audio decoder and the un-normalisation of video latents always
-    compute in float32 (spec 03 §7, 04 §8).
+    first (`sampling.split`). beside: decode in a thread beside the passes also where both are on
+    one device, which then serves them by priority (`decoding.turns`). The audio decoder and the
+    un-normalisation of video latents always compute in float32 (spec 03 §7, 04 §8).
     """
 
     transformer: torch.device
@@ -25,6 +26,7 @@ class Placement:
     dtype: torch.dtype = torch.bfloat16
     decoder_dtype: torch.dtype = torch.bfloat16
     sharers: tuple[torch.device, ...] = ()
+    beside: bool = False
 
     @classmethod
     def on(
@@ -65,8 +67,13 @@ class Placement:
 
     @property
     def decodes_beside(self) -> bool:
-        """Whether decoding happens on a device of its own, in a worker thread."""
-        return self.decoder != self.transformer
+        """Whether decoding happens in a worker thread, as on a device of its own."""
+        return self.beside or self.decoder != self.transformer
+
+    @property
+    def decodes_by_priority(self) -> bool:
+        """Whether one GPU denoises and decodes at the same time."""
+        return self.beside and self.decoder == self.transformer and self.decoder.type == "cuda"
 
     def with_dtype(self, dtype: torch.dtype) -> Placement:
         """The same devices, all networks in `dtype`."""

@@ -15,6 +15,7 @@ from ..clock import MediaClock
 from ..config import FULL, HALLO_5B, Acceleration, Profile, StreamSettings
 from ..decoding.audio import AudioStream
 from ..decoding.chunks import ChunkDecoder
+from ..decoding.turns import IN_ORDER, ByPriority, Turns
 from ..decoding.video import VideoStream
 from ..decoding.worker import BackgroundWorker
 from ..devices import Placement
@@ -83,6 +84,8 @@ class HalloLive:
         self._video_decoder, self._audio_decoder = video_decoder, audio_decoder
         self._text_encoder = text_encoder
         self.placement = placement
+        shared = placement.decodes_by_priority
+        self._turns: Turns = ByPriority(placement.decoder) if shared else IN_ORDER
         self.clock = clock or MediaClock()
         self.settings = settings or StreamSettings()
 
@@ -209,17 +212,19 @@ class HalloLive:
     ) -> Generator[MediaChunk, None, None]:
         """Yield picture and sound of the clip, a chunk per video latent, as soon as each exists.
 
-        With the decoders on a device of their own, they work in a thread while the next block is
-        denoised. on_block is handed the latents of every finished block. should_finish is asked
-        when a block is clean: True makes it the clip's last, and the clip a complete, shorter one.
-        The rest is as in `sample`. Ending the iteration early stops everything.
+        With the decoders on a device of their own, or with `Placement.beside`, they work in a
+        thread while the next block is denoised. on_block is handed the latents of every finished
+        block. should_finish is asked when a block is clean: True makes it the clip's last, and the
+        clip a complete, shorter one. The rest is as in `sample`. Ending the iteration early stops
+        everything.
         """
         plan = self._plan(request, text)
-        decoder = self._chunk_decoder(self.clock_for(request))
+        decoder = self._chunk_decoder(self.clock_for(request), self._turns)
         total = self._passes(plan) + plan.video_latents
         run = Run.of(request, plan, total, on_progress, should_stop)
         events = until_finished(self._denoise(request, plan, text, next_said), should_finish)
         if self.placement.decodes_beside:
+            events = self._turns.passes(events)
             yield from self._stream_beside(events, decoder, run, on_block)
             return
         for event in events:
@@ -298,13 +303,13 @@ class HalloLive:
         next_text = None if next_said is None else texts_of(next_said, self.encode)
         return stream_passes(Denoiser(network, state, schedule), noise, next_text=next_text)
 
-    def _chunk_decoder(self, clock: MediaClock) -> ChunkDecoder:
+    def _chunk_decoder(self, clock: MediaClock, turns: Turns = IN_ORDER) -> ChunkDecoder:
         video = _need(self._video_decoder, "video decoder")
         audio = _need(self._audio_decoder, "audio decoder")
         stream = VideoStream(
             video, device=self.placement.decoder, dtype=self.placement.decoder_dtype
         )
-        return ChunkDecoder(stream, AudioStream(audio), clock)
+        return ChunkDecoder(stream, AudioStream(audio), clock, turns)
 
     def _stream_beside(
         self,

@@ -41,6 +41,11 @@ def two_devices(tiny_models) -> HalloLive:
 
 
 @pytest.fixture(scope="module")
+def beside(tiny_models) -> HalloLive:
+    return HalloLive.load(tiny_models, placement=replace(Placement.on("cpu"), beside=True))
+
+
+@pytest.fixture(scope="module")
 def split(tiny_models) -> HalloLive:
     on = Placement.on("cpu", decoder=BESIDE).shared_with([torch.device("cpu", 2)])
     return HalloLive.load(tiny_models, placement=on)
@@ -131,11 +136,12 @@ def test_blocks_are_handed_to_whoever_wants_the_latents(engine):
     assert seen[0].audio.shape == (1, 30, 20)
 
 
-def test_two_devices_give_the_same_clip_and_leave_no_thread(engine, two_devices):
+@pytest.mark.parametrize("which", ["two_devices", "beside"])
+def test_decoding_beside_gives_the_same_clip_and_leaves_no_thread(engine, which, request):
     pictures, samples = clip(engine)
     names = set()
     chunks = []
-    for chunk in two_devices.stream(REQUEST):
+    for chunk in request.getfixturevalue(which).stream(REQUEST):
         names.update(decoder_threads())
         chunks.append(chunk)
     assert names == {"hallo-live-decoder"}
