@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step_<number>`: one safetensors file per process with its tensors, and
 `state.json` with counters, recipe and layout. A folder under that name is whole. Pieces of sharded
-tensors are cut along the first axis, so any number of processes can put them together again.
+tensors are cut along the first axis, so any number of processes can put them together again; of
+several copies the first is written.
 """
 
 from __future__ import annotations
@@ -56,15 +57,17 @@ def save(root: Path, step: int, snapshot: Snapshot, processes: Processes, *, kee
         aside.mkdir(parents=True)
     processes.wait()
     sharded = sorted(name for name, tensor in snapshot.tensors.items() if is_sharded(tensor))
+    pieces = set(sharded) if processes.rank < processes.pieces else set()
     mine = {
         name: local(tensor).detach()
         for name, tensor in snapshot.tensors.items()
-        if processes.is_main or name in set(sharded) or name.startswith(OWN)
+        if processes.is_main or name in pieces or name.startswith(OWN)
     }
     write_safetensors(aside / _file_name(processes.rank), mine, metadata={"format": "pt"})
     processes.wait()
     if processes.is_main:
-        state = snapshot.state | {"processes": processes.count, "sharded": sharded, "step": step}
+        layout = {"processes": processes.count, "pieces": processes.pieces, "sharded": sharded}
+        state = snapshot.state | layout | {"step": step}
         _write_durably(aside / STATE_FILE, json.dumps(state, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
@@ -93,7 +96,7 @@ def load(path: Path, processes: Processes) -> Snapshot:
     tensors: dict[str, Tensor] = {}
     for name in files[0].keys():  # noqa: SIM118 - a file, not a dict
         if name in sharded:
-            whole = torch.cat([file.get_tensor(name) for file in files])
+            whole = _whole(name, files, state)
             tensors[name] = piece(whole, processes) if processes.sharded else whole
         elif not name.startswith(OWN):
             tensors[name] = files[0].get_tensor(name)
@@ -114,7 +117,7 @@ def whole_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     files = [_open(Path(path) / _file_name(rank)) for rank in range(state["processes"])]
     sharded = set(state["sharded"])
     return {
-        name.removeprefix(prefix): torch.cat([file.get_tensor(name) for file in files])
+        name.removeprefix(prefix): _whole(name, files, state)
         if name in sharded
         else files[0].get_tensor(name)
         for name in files[0].keys()  # noqa: SIM118 - a file, not a dict
@@ -168,8 +171,9 @@ def restore(into: Mapping[str, Tensor], snapshot: Snapshot, prefix: str, source:
 
 def piece(whole: Tensor, processes: Processes) -> Tensor:
     """This process's part of a tensor along its first axis, as FSDP2 cuts it."""
-    parts = torch.chunk(whole, processes.count)
-    return parts[processes.rank] if processes.rank < len(parts) else whole[:0]
+    parts = torch.chunk(whole, processes.pieces)
+    index = processes.rank % processes.pieces
+    return parts[index] if index < len(parts) else whole[:0]
 
 
 def random_states() -> dict[str, Tensor]:
@@ -205,6 +209,12 @@ def git_hash() -> str | None:
 
 def _file_name(rank: int) -> str:
     return f"process_{rank:05d}.safetensors"
+
+
+def _whole(name: str, files: list[Any], state: Mapping[str, Any]) -> Tensor:
+    """Checkpoints without a number of pieces are from before there were copies."""
+    pieces = state.get("pieces", state["processes"])
+    return torch.cat([file.get_tensor(name) for file in files[:pieces]])
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - safetensors has no types

@@ -31,6 +31,8 @@ class ParallelSettings:
     """How networks are laid out.
 
     shard: cut networks into pieces (FSDP2); `auto` does what `accelerate launch` was told.
+    shard_group: neighbouring processes that cut a network among them, those of one machine say;
+    every such group holds a copy (hybrid sharding). 0: all processes are one group.
     checkpoint_activations: compute layers again in the backward pass of whole clips instead of
     keeping what they computed. Rollouts need it less: they go backward block by block.
     keep_gathered: keep a layer's weights between forward and backward; faster, more memory.
@@ -38,6 +40,7 @@ class ParallelSettings:
     """
 
     shard: Literal["auto", "yes", "no"] = "auto"
+    shard_group: int = 0
     checkpoint_activations: bool = False
     keep_gathered: bool = False
     precision: Literal["float32", "bf16"] = "bf16"
@@ -71,6 +74,17 @@ class Processes:
                 fix="start with accelerate launch --config_file training/accelerate/..., "
                 "or set parallel.shard=no",
             )
+        if self.count % self.pieces:
+            raise RecipeError(
+                "The processes cannot be divided into groups",
+                found=f"{self.count} processes, parallel.shard_group={settings.shard_group}",
+                fix="make the number of processes a multiple of the group's",
+            )
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces a sharded network is cut."""
+        return min(self.settings.shard_group or self.count, self.count)
 
     @property
     def is_main(self) -> bool:
@@ -120,8 +134,11 @@ class Processes:
             register_fsdp_forward_method,
         )
 
+        shape = self._mesh_shape
         options: dict[str, Any] = {
-            "mesh": init_device_mesh(self.device.type, (self.count,)),
+            "mesh": init_device_mesh(
+                self.device.type, shape, mesh_dim_names=("copies", "pieces")[-len(shape) :]
+            ),
             "mp_policy": MixedPrecisionPolicy(
                 param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
             ),
@@ -133,6 +150,13 @@ class Processes:
         for name in ENTRY_POINTS:
             register_fsdp_forward_method(network, name)
         return network
+
+    @property
+    def _mesh_shape(self) -> tuple[int, ...]:
+        """Copies and pieces, or pieces alone."""
+        if self.pieces == self.count:
+            return (self.count,)
+        return (self.count // self.pieces, self.pieces)
 
     def synchronise(self, network: nn.Module, *, last: bool) -> None:
         """Before a backward pass: sharded gradients are reduced in the last one only."""

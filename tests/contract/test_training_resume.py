@@ -139,3 +139,22 @@ def test_a_sharded_run_goes_on_with_another_number_of_processes(world, tmp_path)
     assert start([*command, "run.max_steps=2"], count=2) == [0, 0]
     assert start([*command, "parallel.shard='no'"]) == [0]
     assert checkpoints(tmp_path / "run/checkpoints")[-1].name == "step_00000004"
+
+
+@pytest.mark.slow
+def test_copies_of_shards_train_as_one_process_does_and_go_on_as_one(world, tmp_path):
+    parallel = {"precision": "float32", "shard": "yes", "shard_group": 2}
+    learning = {"optimizer": {"lr": 1e-3, "eps": 1e-4}}
+    values = recipe_values(world, "train-ode", parallel=parallel, **learning)
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    command = ["train-ode", "--config", str(recipe)]
+    assert start([*command, f"run.folder={tmp_path}/one", "parallel.shard='no'"]) == [0]
+    for steps in (2, 4):
+        arguments = [*command, f"run.folder={tmp_path}/four", f"run.max_steps={steps}"]
+        assert start(arguments, count=4) == [0] * 4
+    expected = weights(tmp_path / "one")
+    for name, found in weights(tmp_path / "four").items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-3, atol=1e-5)
+    files = sorted((tmp_path / "four/checkpoints/step_00000004").glob("*.safetensors"))
+    learned = [sum("weights" in name for name in load_file(file)) for file in files]
+    assert learned[0] == learned[1] > 0 == learned[2] == learned[3]

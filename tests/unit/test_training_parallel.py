@@ -113,3 +113,15 @@ def test_a_folder_with_a_run_of_another_recipe_is_left_alone(world, tmp_path):
         phase.learners["student"].restore(load(checkpoints(saved)[-1], one_process()), saved)
     with pytest.raises(CheckpointError, match="no ema weights of critic"):
         export(tmp_path, tmp_path / "x.safetensors", network="critic", weights="ema")
+
+
+def test_processes_that_make_no_whole_groups_are_refused(monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator", lambda cpu: FourProcesses())
+    with pytest.raises(RecipeError, match=r"4 processes, parallel\.shard_group=3"):
+        one_process(shard_group=3)
+    assert one_process(shard_group=2).pieces == 2
+    assert one_process().pieces == one_process(shard_group=8).pieces == 4
+
+
+class FourProcesses:
+    device, process_index, num_processes, state = torch.device("cpu"), 0, 4, None

@@ -102,7 +102,9 @@ def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, flo
     if recipe.adapters is not None and recipe.phase in TRAINING:
         return adapter_rows(recipe, sizes)
     rows: list[tuple[str, float]] = []
-    cut = world if recipe.parallel.shard != "no" else 1
+    cut = min(recipe.parallel.shard_group or world, world)
+    if recipe.parallel.shard == "no":
+        cut = 1
     compute = PRECISIONS[recipe.parallel.precision].itemsize
     names = LEARNERS.get(recipe.phase, ())
     learners = len(names)
