@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
+    from . import build_words
     from . import workflow_blueprint as blueprints
     from . import workflow_graphs as graphs
 else:  # run as a script
+    import build_words
     import workflow_blueprint as blueprints
     import workflow_graphs as graphs
 
@@ -217,11 +219,12 @@ def _text(value: Any) -> str:  # noqa: ANN401 - anything JSON can hold
 
 
 def main() -> None:
-    """Write all workflows."""
+    """Write all workflows, and the words about their nodes."""
     for path, text in build(json.loads(SCHEMAS.read_text(encoding="utf-8"))).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
+    build_words.main()
 
 
 if __name__ == "__main__":

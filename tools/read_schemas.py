@@ -2,6 +2,8 @@
 
     python tools/read_schemas.py COMFYUI
 
+Their words go into `tools/words/en.json`, from where `build_words.py` takes them.
+
 A script of its own process: it loads ComfyUI and the pack the way ComfyUI does.
 """
 
@@ -17,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "tools" / "schemas.json"
+ENGLISH = ROOT / "tools" / "words" / "en.json"
 
 KEPT_OPTIONS = ("default", "control_after_generate", "min", "max", "step", "multiline", "advanced")
 """Of an input's options those that the stored schemas keep; lists of files differ everywhere."""
@@ -37,6 +40,25 @@ def trim(info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def words(info: dict[str, Any]) -> dict[str, Any]:
+    """Of one entry of /object_info what people read, in the form of the host's locales."""
+    inputs = {
+        name: {"name": name, "tooltip": entry[1].get("tooltip", "")}
+        for group in ("required", "optional")
+        for name, entry in (info["input"].get(group) or {}).items()
+    }
+    outputs = zip(info["output_name"], info["output_tooltips"], strict=True)
+    return {
+        "display_name": info["display_name"],
+        "description": info["description"],
+        "inputs": inputs,
+        "outputs": {
+            str(slot): {"name": name, "tooltip": tooltip}
+            for slot, (name, tooltip) in enumerate(outputs)
+        },
+    }
+
+
 def _trim_input(entry: Any) -> list[Any]:  # noqa: ANN401 - the host's list or tuple
     kind, options = entry[0], (dict(entry[1]) if len(entry) > 1 else {})
     if not isinstance(kind, str):  # older nodes put the choices where the type stands
@@ -47,8 +69,8 @@ def _trim_input(entry: Any) -> list[Any]:  # noqa: ANN401 - the host's list or t
     return [kind, kept]
 
 
-def read_schemas(comfyui: Path) -> dict[str, Any]:
-    """The schemas of a ComfyUI with this pack, loaded into this process like the host does."""
+def read_schemas(comfyui: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Schemas of a ComfyUI with this pack, and words of the pack, loaded here as the host does."""
     sys.path.insert(0, str(comfyui))
     importlib.import_module("comfy.options").enable_args_parsing(False)
     importlib.import_module("comfy.cli_args").args.cpu = True
@@ -57,12 +79,14 @@ def read_schemas(comfyui: Path) -> dict[str, Any]:
     schemas = {
         kind.__name__: kind.GET_NODE_INFO_V1() for kind in (video.CreateVideo, video.SaveVideo)
     }
-    schemas |= {kind.__name__: kind.GET_NODE_INFO_V1() for kind in _pack_nodes()}
+    ours = {kind.__name__: kind.GET_NODE_INFO_V1() for kind in _pack_nodes()}
+    schemas |= ours
     any_preview = importlib.import_module("comfy_extras.nodes_preview_any")
     older = [(core, name) for name in ("CLIPLoader", "LoadImage", "PreviewImage")]
     for module, name in [*older, (any_preview, "PreviewAny")]:
         schemas[name] = _older_node(module, name)
-    return {name: trim(schemas[name]) for name in sorted(schemas)}
+    trimmed = {name: trim(schemas[name]) for name in sorted(schemas)}
+    return trimmed, {name: words(ours[name]) for name in sorted(ours)}
 
 
 def _older_node(module: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 - a module of the host
@@ -95,8 +119,10 @@ def _pack_nodes() -> list[Any]:
 
 def main() -> None:
     """Read the schemas of the ComfyUI named on the command line."""
-    text = json.dumps(read_schemas(Path(sys.argv[1])), indent=2, ensure_ascii=False)
-    SCHEMAS.write_text(text + "\n", encoding="utf-8")
+    for path, content in zip((SCHEMAS, ENGLISH), read_schemas(Path(sys.argv[1])), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from .graphs import tiny
 
 ROOT = Path(__file__).parents[2]
 PACK_PARTS = (
-    "__init__.py", "hallo_live_core", "nodes", "pyproject.toml", "subgraphs", "web", "workflows",
+    "__init__.py", "hallo_live_core", "locales", "nodes", "pyproject.toml", "subgraphs", "web",
+    "workflows",
 )  # fmt: skip
 BOOT_SECONDS = 120
 RUN_SECONDS = 120

@@ -12,7 +12,7 @@ from tools.check_release import complaints
 
 ROOT = Path(__file__).parents[2]
 PACKED = {
-    "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "hallo_live_core", "nodes",
+    "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "hallo_live_core", "locales", "nodes",
     "pyproject.toml", "requirements.txt", "subgraphs", "tools", "web", "workflows",
 }  # fmt: skip
 MAX_BYTES = 2_000_000
