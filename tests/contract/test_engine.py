@@ -309,4 +309,5 @@ def test_the_memory_of_a_full_size_run_is_what_the_specification_adds_up():
         video_decoder=WanVideoDecoder(VideoVAEConfig(), device=meta),
         placement=Placement(meta, meta, meta),
     )
-    assert 3.4e9 < decoder.working_bytes(request) < 4.2e9  # 1.7 GiB of state, 1.6 GB and a third
+    # 1.7 GiB of state, 0.7 GiB of scratch, 1.6 GB and a third
+    assert 4.1e9 < decoder.working_bytes(request) < 4.8e9

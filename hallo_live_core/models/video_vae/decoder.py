@@ -196,8 +196,9 @@ class WanVideoDecoder(nn.Module):
     def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
         """See `VideoDecoder`."""
         largest = max(map(math.prod, self.decoder.past_shapes(batch, height, width)))
+        scratch = self.decoder.window_elements(batch, height, width)
         state = self.state_nbytes(batch, height, width, dtype)
-        return state + WORKSPACE * largest * dtype.itemsize
+        return state + (scratch + WORKSPACE * largest) * dtype.itemsize
 
     def decode(
         self, latents: Tensor, state: StreamState, *, latents_at_once: int = 1

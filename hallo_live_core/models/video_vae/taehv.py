@@ -151,8 +151,9 @@ class TAEHV(nn.Module):
     def working_nbytes(self, batch: int, height: int, width: int, dtype: torch.dtype) -> int:
         """See `VideoDecoder`."""
         largest = max(map(math.prod, self._past_shapes(batch, height, width)))
+        scratch = max(self._window_elements(batch, height, width))
         state = self.state_nbytes(batch, height, width, dtype)
-        return state + WORKSPACE * largest * dtype.itemsize
+        return state + (scratch + WORKSPACE * largest) * dtype.itemsize
 
     def decode(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """Decode the next latents of a clip; see `VideoDecoder.decode`.
