@@ -185,7 +185,9 @@ values = st.one_of(
     st.sampled_from([10**400, -1, "\ud800", "<S>", "x" * 5000]),
 )
 objects = st.dictionaries(
-    st.sampled_from(["prompt", "seconds", "seed", "width", "height", "lookahead", "odd", ""]),
+    st.sampled_from(
+        ["prompt", "seconds", "seed", "width", "height", "lookahead", "text", "odd", ""]
+    ),
     st.one_of(values, st.lists(values, max_size=2)),
     max_size=5,
 )

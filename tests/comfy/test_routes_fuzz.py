@@ -25,11 +25,15 @@ MEGABYTE = 2**20
 SECONDS = 4
 paths = st.one_of(
     st.sampled_from(["/hallolive", "/hallolive/", "/hallolive/sessions", "/hallolive/stream/"]),
-    st.builds("/hallolive/sessions/{}{}".format, ids, st.sampled_from(["", "/finish", "/cancel"])),
+    st.builds(
+        "/hallolive/sessions/{}{}".format, ids, st.sampled_from(["", "/finish", "/cancel", "/say"])
+    ),
     st.builds("/hallolive/stream/{}{}".format, ids, queries),
     st.builds("/api/hallolive/stream/{}{}".format, ids, queries),
 )
-switches = st.builds("/hallolive/sessions/{{}}/{}".format, st.sampled_from(["finish", "cancel"]))
+switches = st.builds(
+    "/hallolive/sessions/{{}}/{}".format, st.sampled_from(["finish", "cancel", "say"])
+)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ PATHS = (
     "/api/settings",
     "/hallolive/sessions",
 )
-BELOW_ID = ("", "/", "/finish", "/cancel", "/file", "/../../file")
+BELOW_ID = ("", "/", "/finish", "/cancel", "/say", "/file", "/../../file")
 MANY = 10_000
 """Clips that may wait: here it is asked for more of them than anybody would."""
 
