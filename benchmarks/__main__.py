@@ -31,6 +31,7 @@ GPU_RUNS = {
     "stream_graphs": (*FULL, "cuda:0", "--cuda-graphs"),
     "stream_graphs_beside": (*FULL, "cuda:0", "--cuda-graphs", "--audio-beside"),
     "stream_compiled": (*FULL, "cuda:0", "--compile", "blocks"),
+    "stream_decoding_beside": (*FULL, "cuda:0", "--decode-beside"),
     "stream_light": (*FULL, "cuda:0", "--light"),
 }
 TWO_GPU_RUNS = {

@@ -89,7 +89,7 @@ def passes_of(clips: list[Clip]) -> list[list[float]]:
 
 
 def speed_of(clips: list[Clip], delays: list[Clip], beside: bool) -> dict[str, Any]:
-    """Frames per second, waits and smoothness."""
+    """Frames per second, waits and smoothness; beside: decoders have a device to themselves."""
     parts = parts_of(clips)
     decode = BLOCK_LATENTS * parts["vae_steady_latent"] + parts["sound_per_block"]
     block = (max if beside else lambda *x: sum(x))(parts["dit_last_block"], decode)
@@ -232,6 +232,7 @@ def config_of(options: argparse.Namespace, request: Request) -> str:
         f"compile {options.compile}": options.compile != "off",
         "audio beside": options.audio_beside,
         "CUDA graphs": options.cuda_graphs,
+        "decoding beside": options.decode_beside,
         **asdict(profile(options)),
     }
     where += [name for name, used in settings.items() if used]
@@ -277,7 +278,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             "warm_up_seconds": round(warm_up, 2),
             "parts": parts_of(clips),
             "passes_ms": passes_of(clips),
-            "speed": speed_of(clips, delays, on.decodes_beside),
+            "speed": speed_of(clips, delays, on.decoder not in (on.transformer, *on.sharers)),
             "device": account(watched, request),
             "profile": profiled(watched, request) if options.profile else {},
         }
