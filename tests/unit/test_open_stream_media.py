@@ -1,6 +1,8 @@
 """Files and live streams whose picture follows the sound after a while."""
 
 import io
+import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -137,17 +139,21 @@ def test_kept_sound_comes_back_in_any_pieces_with_silence_around_it():
 def test_a_writer_that_got_no_sound_writes_silence(tmp_path):
     with Mp4Writer(tmp_path / "silent.mp4", clock=CLOCK) as writer:
         for chunk in chunks():
-            writer.write(
-                MediaChunk(
-                    chunk.block,
-                    chunk.frames,
-                    torch.zeros(0),
-                    chunk.first_frame,
-                    0,
-                    chunk.frame_time,
-                    Fraction(0),
-                    chunk.is_last,
-                )
-            )
+            writer.write(replace(chunk, samples=torch.zeros(0)))
     _, wave = sound_of(str(tmp_path / "silent.mp4"))
     assert len(wave) == CLOCK.samples_for_frames(FRAMES) and not wave.any()
+
+
+def test_writing_for_long_takes_no_memory(tmp_path):
+    """A second of sound with two frames, 100 times: 6 MB of sound, none of which stays."""
+    chunk, held = next(chunks()), []
+    second = replace(chunk, frames=chunk.frames[:2], samples=torch.rand(16_000) - 0.5)
+    with Mp4Writer(tmp_path / "long.mp4", clock=CLOCK) as writer:
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                writer.write(second)
+                held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+    assert max(held[-30:]) - max(held[20:50]) < 200_000
