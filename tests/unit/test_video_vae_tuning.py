@@ -158,6 +158,20 @@ def test_on_a_cpu_only_up_sampling_is_folded():
     tuning.tune(make_taehv(), CPU)
 
 
+@pytest.mark.parametrize("make", [make_decoder, make_taehv])
+def test_on_a_gpu_weights_are_channels_last_and_only_networks_with_norms_get_a_kernel(
+    make, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(tuning, "find_norm_kernel", lambda device: asked.append(device))
+    decoder, gpu = make(), torch.device("cuda", 1)
+    tuning.tune(decoder, gpu)
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    convs = [m for m in decoder.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Conv3d)]
+    assert all(c.weight.is_contiguous(memory_format=layouts[c.weight.ndim]) for c in convs)
+    assert asked == ([gpu] if make is make_decoder else [])
+
+
 def run(program: str, **environment: str) -> str:
     pytest.importorskip("triton")
     done = subprocess.run(

@@ -28,14 +28,12 @@ def tune(decoder: nn.Module, device: torch.device) -> None:
     Everywhere: folded up-sampling. On CUDA: channels-last weights and, if Triton is there and gives
     what the plain formula gives, norm and SiLU in one kernel.
     """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        use_channels_last(decoder)
     if isinstance(decoder, WanVideoDecoder):
         decoder.fold_upsampling()
-    if device.type != "cuda":
-        return
-    use_channels_last(decoder)
-    kernel = find_norm_kernel(device)
-    if kernel is not None:
-        use_norm_kernel(decoder, kernel)
+        use_norm_kernel(decoder, find_norm_kernel(device) if on_gpu else None)
 
 
 def use_norm_kernel(module: nn.Module, kernel: NormKernel | None) -> None:
