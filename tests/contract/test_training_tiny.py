@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hallo_live_core.cli import main as hallo_live
 from training.data.ode_pairs import ClipSize
-from training.toy.measures import border_lag, energy_distance, lag_error
+from training.toy.measures import border_lag, energy_distance, energy_gain, lag_error
 from training.toy.run import SMALL, Toy
 from training.toy.world import (
     AMPLITUDE,
@@ -58,6 +59,17 @@ def test_the_distance_of_sets_tells_the_same_world_from_another():
     same = energy_distance(one, other)
     assert abs(same.mean) < 0.1
     assert same.below(energy_distance(one, other + 0.2)) == "yes"
+
+
+def test_of_two_sets_the_closer_one_is_told_with_less_noise_than_their_distances_have():
+    rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    wanted, near = rows[:200], rows[200:] + 0.3
+    gain = energy_gain(near + 0.05, near, wanted)
+    assert gain.positive == "yes"
+    far, close = (energy_distance(x, wanted) for x in (near + 0.05, near))
+    assert gain.mean == pytest.approx(far.mean - close.mean)
+    assert close.below(far) == "not beyond noise"
+    assert energy_gain(near, near, wanted).mean == 0
 
 
 @pytest.mark.slow

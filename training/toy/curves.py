@@ -9,17 +9,20 @@ from pathlib import Path
 from ..logs import LOG_FILE
 
 SHOWN = {
-    "student/loss": "loss of what is trained",
-    "critic/loss": "loss of the critic",
-    "student/reward/high": "reward of rollouts",
+    "loss of what is trained": ("student/loss",),
+    "loss of the critic": ("critic/loss",),
+    "reward of rollouts": ("student/reward/high", "critic/reward/high"),
 }
+"""Panels, and the numbers of a log that they show: of each run the first that it has."""
+
 WINDOW = 5
 """Steps that a point of a curve is the mean of."""
 
 
-def read_curve(run: Path, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one number in a run's log; of a run that was cut the latest values."""
+def read_curve(run: Path, names: Sequence[str]) -> tuple[list[int], list[float]]:
+    """Steps and values of a number in a run's log; of a run that was cut the latest values."""
     lines = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
+    name = next((name for name in names if any(name in line for line in lines)), names[0])
     values = {int(line["step"]): float(line[name]) for line in lines if name in line}
     steps = sorted(values)
     smooth = [
@@ -36,12 +39,12 @@ def draw_curves(folder: Path, runs: Sequence[str], target: Path) -> bool:
     except ImportError:
         return False
     figure = Figure(figsize=(12, 4), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
+    for axes, (title, names) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
         for run in runs:
-            steps, values = read_curve(folder / run, name)
+            steps, values = read_curve(folder / run, names)
             if steps:
                 axes.plot(steps, values, label=run)
-        axes.set(title=title, xlabel="step", yscale="log" if "loss" in name else "linear")
+        axes.set(title=title, xlabel="step", yscale="log" if "loss" in title else "linear")
         if axes.lines:
             axes.legend()
     figure.savefig(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ JUDGE = "high"
 MIDDLE = 0.5
 """Between the two ends of the scale."""
 
+RESAMPLES = 50
+
 AT_ONCE = 64
 """Clips that are made together."""
 
@@ -56,29 +58,56 @@ class Estimate:
         """values: one per clip."""
         return cls(float(values.mean()), float(values.std() / len(values) ** 0.5))
 
-    def below(self, other: Estimate) -> str:
-        """Whether this mean lies below another, as far as two standard errors can tell."""
-        difference = other.mean - self.mean
-        if abs(difference) <= 2 * (self.error**2 + other.error**2) ** 0.5:
+    def minus(self, other: Estimate) -> Estimate:
+        """The difference of two that have nothing in common."""
+        return Estimate(self.mean - other.mean, (self.error**2 + other.error**2) ** 0.5)
+
+    @property
+    def positive(self) -> str:
+        """Whether this lies above 0, as far as two standard errors can tell."""
+        if abs(self.mean) <= 2 * self.error:
             return "not beyond noise"
-        return "yes" if difference > 0 else "no"
+        return "yes" if self.mean > 0 else "no"
+
+    def below(self, other: Estimate) -> str:
+        """Whether this mean lies below another."""
+        return other.minus(self).positive
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.error:.4f}"
 
 
-def energy_distance(one: Tensor, other: Tensor, *, resamples: int = 50) -> Estimate:
+def energy_distance(one: Tensor, other: Tensor) -> Estimate:
     """Energy distance of two sets of rows, unbiased: 0 on average for the same distribution.
 
     The error is the spread over bootstrap resamples of half the rows.
     """
+    spread = [_energy(one[i], other[k]) for i, k in _halves(len(one), len(other))]
+    return Estimate(_energy(one, other), float(torch.tensor(spread).std()) / 2**0.5)
+
+
+def energy_gain(one: Tensor, other: Tensor, wanted: Tensor) -> Estimate:
+    """By how much `other` is closer to `wanted` than `one` is; rows of the two belong together.
+
+    Resamples take the same rows of both and of what they are compared with, so that what these
+    have in common cancels.
+    """
+    spread = [
+        _energy(one[i], wanted[k]) - _energy(other[i], wanted[k])
+        for i, k in _halves(len(one), len(wanted))
+    ]
+    gain = _energy(one, wanted) - _energy(other, wanted)
+    return Estimate(gain, float(torch.tensor(spread).std()) / 2**0.5)
+
+
+def _halves(one: int, other: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices of random halves of two sets."""
     generator = torch.Generator().manual_seed(0)
-
-    def half(rows: Tensor) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=generator)[: len(rows) // 2]]
-
-    spread = torch.tensor([_energy(half(one), half(other)) for _ in range(resamples)]).std()
-    return Estimate(_energy(one, other), float(spread) / 2**0.5)
+    for _ in range(RESAMPLES):
+        yield (
+            torch.randperm(one, generator=generator)[: one // 2],
+            torch.randperm(other, generator=generator)[: other // 2],
+        )
 
 
 def _energy(one: Tensor, other: Tensor) -> float:

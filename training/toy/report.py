@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..recipe import Recipe
 from ..types import Latents
-from .measures import Estimate, border_lag, energy_distance, lag_error, reward
+from .measures import Estimate, border_lag, energy_distance, energy_gain, lag_error, reward
 from .world import LEAD, measure
 
 STUDENTS = {
@@ -74,27 +75,35 @@ def _claims_table(evidence: Evidence) -> list[str]:
     errors, samples = evidence.errors, evidence.samples
     rewards = {name: reward(clips) for name, clips in samples.items()}
     lags = {name: evidence.lag(clips) for name, clips in samples.items()}
-    claims = [
-        ("stage 1 lowers the held-out error", errors["ode"], errors["untrained"]),
-        (
-            "stage 2 comes closer to the teacher",
-            _distance("dmd", evidence),
-            _distance("ode", evidence),
-        ),
-        ("the reward rises: weights in the student's loss", rewards["dmd"], rewards["dmd-reward"]),
-        ("the reward rises: weights in the critic's loss", rewards["dmd"], rewards["dmd-tilted"]),
-        ("look-ahead: the picture is less late, stage 1", lags["ode-ahead"], lags["ode"]),
-        ("look-ahead: the picture is less late, stage 2", lags["dmd-ahead"], lags["dmd"]),
-    ]
-    lines = ["| claim: left below right | left | right | shown |", "|---|---|---|---|"]
-    for claim, left, right in claims:
-        lines.append(f"| {claim} | {left} | {right} | {left.below(right)} |")
+    distances = {name: _distance(name, evidence) for name in ("ode", "dmd")}
+    places = {name: measure(samples[name]).places for name in distances}
+    gain = energy_gain(places["ode"], places["dmd"], _wanted(evidence))
+    lines = ["| claim: left below right | left | right | difference | shown |"]
+    lines.append("|---|---|---|---|---|")
+    for claim, left, right, difference in (
+        ("stage 1 lowers the held-out error", errors["ode"], errors["untrained"], None),
+        ("stage 2 comes closer to the teacher", distances["dmd"], distances["ode"], gain),
+        ("the reward rises: weights in the student's loss", *_pair(rewards, "dmd", "dmd-reward")),
+        ("the reward rises: weights in the critic's loss", *_pair(rewards, "dmd", "dmd-tilted")),
+        ("look-ahead: the picture is less late, stage 1", *_pair(lags, "ode-ahead", "ode")),
+        ("look-ahead: the picture is less late, stage 2", *_pair(lags, "dmd-ahead", "dmd")),
+    ):
+        apart = difference or right.minus(left)
+        lines.append(f"| {claim} | {left} | {right} | {apart} | {apart.positive} |")
     return lines
 
 
+def _pair(found: dict[str, Estimate], left: str, right: str) -> tuple[Estimate, Estimate, None]:
+    return found[left], found[right], None
+
+
+def _wanted(evidence: Evidence) -> Tensor:
+    """Places in all clips of the teacher."""
+    return torch.cat([measure(clips).places for clips in evidence.teacher])
+
+
 def _distance(name: str, evidence: Evidence) -> Estimate:
-    wanted = torch.cat([measure(clips).places for clips in evidence.teacher])
-    return energy_distance(measure(evidence.samples[name]).places, wanted)
+    return energy_distance(measure(evidence.samples[name]).places, _wanted(evidence))
 
 
 def _row(title: str, clips: Latents, distance: Estimate, evidence: Evidence) -> str:
