@@ -18,9 +18,10 @@ from .checkpoints.files import read_file
 from .checkpoints.lora import LowRank, check_lora, load_lora
 from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
-from .config import KNOWN_SIZES, TEXT_LENGTH, Acceleration, BlockSizes
+from .config import KNOWN_SIZES, TEXT_LENGTH, Acceleration, BlockSizes, StreamSettings
 from .devices import Placement
 from .engine import HalloLive, load_first_frame
+from .engine.memory import MemoryBudget
 from .errors import (
     Cancelled,
     CheckpointError,
@@ -88,6 +89,7 @@ __all__ = [
     "MediaChunk",
     "MediaClock",
     "MediaError",
+    "MemoryBudget",
     "Mp4Writer",
     "NextSaid",
     "Placement",
@@ -104,6 +106,7 @@ __all__ = [
     "SessionSink",
     "Sessions",
     "ShapeError",
+    "StreamSettings",
     "SyncDetails",
     "Take",
     "TextContext",

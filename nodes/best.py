@@ -12,6 +12,7 @@ from . import host, host_media
 from .first_frame import first_frame_input, with_first_frame
 from .judges import JudgeReport, Judges, LoadedJudges, score_takes
 from .prompt import read_conditioning
+from .room import ready
 from .run import as_audio, as_images, engine_of
 from .sample import check_settings, rare_sampling_inputs, sampling_inputs, with_end
 from .score import PROMPT_TOOLTIP
@@ -99,7 +100,7 @@ class HalloLiveBestOf(io.ComfyNode):
         engine = engine_of(model=model, vae=vae)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
         maker = TakeMaker(engine, text, cls.hidden, judges.judges if drop_early else None)
-        with host.loaded((model.patcher, vae.video, vae.audio), engine.working_bytes(request)):
+        with ready(engine, request, (model.patcher, vae.video, vae.audio)):
             made = maker.make_all(request, takes)
         report = JudgeReport(cls.hidden.unique_id)
         finished = [take for take in made if not take.faults]

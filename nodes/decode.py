@@ -8,8 +8,9 @@ import torch
 from comfy_api.latest import io
 
 from ..hallo_live_core import Request
-from . import host, host_media
+from . import host_media
 from .latents import blocks_from_latents, pixel_size
+from .room import ready
 from .run import RunReport, as_audio, as_images, engine_of, write_clip
 from .sockets import CATEGORY, LoadedVae, Vae
 
@@ -54,7 +55,7 @@ class HalloLiveDecode(io.ComfyNode):
         height, width = pixel_size(video_latent)
         request = Request(height=height, width=width)
         report = RunReport(cls.hidden.unique_id, engine)
-        with host.loaded([vae.video, vae.audio], engine.working_bytes(request)):
+        with ready(engine, request, [vae.video, vae.audio]):
             stream = engine.decode(blocks, on_progress=report.advance)
             pictures: list[torch.Tensor] = []
             path, sound = write_clip(

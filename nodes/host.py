@@ -23,14 +23,12 @@ import folder_paths
 import torch
 
 from ..hallo_live_core import CheckpointError, RequestError
+from .host_devices import DEFAULT, text_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
-
-DEFAULT = "default"
-"""The choice that leaves a decision to the host."""
 
 WEIGHT_DTYPES = {
     DEFAULT: None,
@@ -99,9 +97,10 @@ class Numbers:
     ops: Any
 
 
-def transformer_numbers(weights: Mapping[str, torch.Tensor], choice: str) -> Numbers:
+def transformer_numbers(
+    weights: Mapping[str, torch.Tensor], choice: str, device: torch.device
+) -> Numbers:
     """What the host thinks best for the transformer, unless the user chose the storage."""
-    device = comfy.model_management.get_torch_device()
     storage = WEIGHT_DTYPES[choice] or comfy.model_management.unet_dtype(
         device,
         model_params=comfy.utils.calculate_parameters(weights),
@@ -139,25 +138,9 @@ def attention(choice: str) -> Callable[..., torch.Tensor]:
     return attend
 
 
-def decoder_devices() -> list[str]:
-    """Where the decoders may live: the host's choice, or any device of this machine."""
-    return [DEFAULT, "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-
-
-def decoder_device(choice: str) -> torch.device:
-    """The device behind an entry of `decoder_devices`."""
-    if choice == DEFAULT:
-        return comfy.model_management.vae_device()
-    return torch.device(choice)
-
-
-def transformer_patcher(module: torch.nn.Module) -> Any:
+def transformer_patcher(module: torch.nn.Module, device: torch.device) -> Any:
     """Hand the transformer to the host's memory manager."""
-    return _patcher(
-        module,
-        comfy.model_management.get_torch_device(),
-        comfy.model_management.unet_offload_device(),
-    )
+    return _patcher(module, device, comfy.model_management.unet_offload_device())
 
 
 def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:
@@ -165,21 +148,14 @@ def decoder_patcher(module: torch.nn.Module, device: torch.device) -> Any:
     return _patcher(module, device, comfy.model_management.vae_offload_device())
 
 
-def judge_device() -> torch.device:
-    """Where judges compute."""
-    return comfy.model_management.get_torch_device()
-
-
-def judge_patcher(networks: Iterable[torch.nn.Module]) -> Any:
+def judge_patcher(networks: Iterable[torch.nn.Module], device: torch.device) -> Any:
     """Hand a judge to the host's memory manager, in one piece and of the classic kind.
 
     Its layers are torch's own: the host can move them, but not load a part of them.
     """
     module = torch.nn.ModuleList(networks).eval()
     offload = comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(
-        module, load_device=judge_device(), offload_device=offload
-    )
+    return comfy.model_patcher.ModelPatcher(module, load_device=device, offload_device=offload)
 
 
 def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.device) -> Any:
@@ -192,28 +168,30 @@ def _patcher(module: torch.nn.Module, device: torch.device, offload: torch.devic
 
 
 @contextmanager
-def loaded(patchers: Iterable[Any], working_bytes: int, *, whole: bool = False) -> Iterator[None]:
+def loaded(
+    patchers: Iterable[Any],
+    working_bytes: int | Mapping[torch.device, int],
+    *,
+    whole: bool = False,
+) -> Iterator[None]:
     """Have these models on their devices together, with room for `working_bytes` beside them.
 
-    whole: all of their weights, also where the host was told to keep most of them away; and
-    none of them once the run is over.
+    working_bytes: of each device, or one number for all. whole: all of their weights, also where
+    the host was told to keep most of them away; and none of them once the run is over.
 
     What the run allocated is handed back to the device at the end, however it ends.
 
     Raises:
-        RequestError: the device could not even hold `working_bytes` alone.
+        RequestError: a device could not even hold `working_bytes` alone.
     """
     patchers = list(patchers)
-    total = comfy.model_management.get_total_memory(patchers[0].load_device)
-    if working_bytes > total:
-        raise RequestError(
-            f"This clip needs {working_bytes / GIGA:.1f} GB besides the models",
-            found=f"{total / GIGA:.1f} GB on {patchers[0].load_device}",
-            fix="make it shorter, or choose a smaller width and height",
-        )
-    comfy.model_management.load_models_gpu(
-        patchers, memory_required=working_bytes, force_full_load=whole
-    )
+    groups: dict[torch.device, list[Any]] = {}
+    for patcher in patchers:
+        groups.setdefault(patcher.load_device, []).append(patcher)
+    for device, group in groups.items():
+        needed = working_bytes if isinstance(working_bytes, int) else working_bytes.get(device, 0)
+        _check_total(needed, device)
+        comfy.model_management.load_models_gpu(group, memory_required=needed, force_full_load=whole)
     for patcher in patchers if whole else []:
         patcher.patch_model(device_to=patcher.load_device)
     try:
@@ -227,6 +205,16 @@ def loaded(patchers: Iterable[Any], working_bytes: int, *, whole: bool = False) 
 def load_again(patchers: Iterable[Any]) -> None:
     """Have the models of a run back on their devices after another one was used in its midst."""
     comfy.model_management.load_models_gpu(list(patchers))
+
+
+def _check_total(needed: int, device: torch.device) -> None:
+    total = comfy.model_management.get_total_memory(device)
+    if needed > total:
+        raise RequestError(
+            f"This needs {needed / GIGA:.1f} GB on {device} besides the models",
+            found=f"{total / GIGA:.1f} GB there are",
+            fix="make it shorter, or choose a smaller width and height",
+        )
 
 
 def _unload(patchers: list[Any]) -> None:
@@ -257,16 +245,30 @@ def to_socket(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(comfy.model_management.intermediate_device(), torch.float32).contiguous()
 
 
+def can_be_rebuilt(patcher: Any, build: Callable[..., Any], *args: Any) -> None:
+    """Tell the host how to make such a patcher anew: `build(*args, disable_dynamic=...)`.
+
+    Its nodes that move a model to another device need that; older hosts ignore it.
+    """
+    patcher.cached_patcher_init = (build, args)
+
+
 # ── Text encoder ──────────────────────────────────────────────────────────────────────────────
 
 
 def wan_clip(
-    weights: dict[str, torch.Tensor], config: Mapping[str, Any], spiece_model: bytes
+    weights: dict[str, torch.Tensor],
+    config: Mapping[str, Any],
+    spiece_model: bytes,
+    device: str = DEFAULT,
+    *,
+    classic: bool = False,
 ) -> Any:
     """A host CLIP (type wan) from umT5 weights of any size.
 
     weights: names as in transformers; config: entries of the host's umT5 configuration that
-    differ; spiece_model: the SentencePiece tokenizer.
+    differ; spiece_model: the SentencePiece tokenizer; device: see `host_devices.device_names`.
+    classic: without dynamic VRAM, in hosts that have it.
     """
 
     target = SimpleNamespace(
@@ -280,5 +282,6 @@ def wan_clip(
         tokenizer_data={"spiece_model": spiece_model},
         parameters=comfy.utils.calculate_parameters(weights),
         state_dict=[weights],
-        model_options={"umt5xxl_model_config": dict(config)},
+        model_options={"umt5xxl_model_config": dict(config)} | text_options(device),
+        **known(comfy.sd.CLIP, disable_dynamic=classic),
     )

@@ -19,9 +19,8 @@ MIXED = {"mixed_ops": True}
 """What the host's own loader says of a file with a format beside every quantised layer."""
 
 
-def quantised_numbers(weights: Mapping[str, torch.Tensor]) -> Numbers:
+def quantised_numbers(weights: Mapping[str, torch.Tensor], device: torch.device) -> Numbers:
     """As `host.transformer_numbers`, for a file whose layers bring their own formats."""
-    device = comfy.model_management.get_torch_device()
     dtype = comfy.model_management.unet_dtype(
         device,
         model_params=comfy.utils.calculate_parameters(weights),

@@ -25,6 +25,7 @@ from ..hallo_live_core import (
     score_clip,
 )
 from . import host, host_media, host_watch
+from .host_devices import DEFAULT, check_device, compute_device, device_input
 from .sockets import ADVANCED, CATEGORY
 
 Judges = io.Custom("HALLOLIVE_JUDGES")
@@ -84,6 +85,7 @@ class HalloLiveJudgeLoader(io.ComfyNode):
                     ),
                     extra_dict=ADVANCED,
                 ),
+                device_input("Where the judges run. default: with the host's models."),
             ],
             outputs=[
                 Judges.Output(display_name="judges", tooltip="For Score, Pick Best and Best Of.")
@@ -92,18 +94,24 @@ class HalloLiveJudgeLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, sync: bool, audio: bool, video: bool, faces: Faces) -> io.NodeOutput:
+    def validate_inputs(cls, device: str | None = None) -> bool | str:
+        return check_device(device)
+
+    @classmethod
+    def execute(
+        cls, sync: bool, audio: bool, video: bool, faces: Faces, device: str = DEFAULT
+    ) -> io.NodeOutput:
         switched = dict(zip(JUDGES, (sync, audio, video), strict=True))
         names = [name for name, on in switched.items() if on]
         if not names:
             raise RequestError("No judge is switched on", fix=f"switch on {' or '.join(JUDGES)}")
-        device = host.judge_device()
+        place = compute_device(device)
         try:
-            judges = load_judges(host.judge_folders(), names, runs_on=device, faces=faces)
+            judges = load_judges(host.judge_folders(), names, runs_on=place, faces=faces)
         except CheckpointError as error:
             fix = error.fix or "put the judges' files into models/judges"
             raise CheckpointError(error.problem, found=error.found, fix=fix) from error
-        patchers = tuple(host.judge_patcher(judge.networks) for judge in judges)
+        patchers = tuple(host.judge_patcher(judge.networks, place) for judge in judges)
         return io.NodeOutput(LoadedJudges(judges, patchers))
 
 

@@ -25,6 +25,13 @@ from ..hallo_live_core import (
     video_encoder_from_state_dict,
 )
 from . import host
+from .host_devices import (
+    DEFAULT,
+    check_device,
+    compute_device,
+    decoder_device,
+    device_input,
+)
 from .host_weights import quantised_numbers
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
@@ -45,6 +52,8 @@ FULL_WIDTH = "bf16"
 """The choice that widens files of 8-bit weights."""
 
 COMPILES = ("off", "blocks")
+
+KV_CACHES = (DEFAULT, "fp8")
 
 MATRIX_AXES = 2
 
@@ -72,7 +81,7 @@ class HalloLiveModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(host.WEIGHT_DTYPES),
-                    default=host.DEFAULT,
+                    default=DEFAULT,
                     tooltip=(
                         "How weights are kept in memory. default: as ComfyUI thinks best; "
                         "fp8_e4m3fn: half of the memory, slightly different pictures. Files in "
@@ -82,7 +91,7 @@ class HalloLiveModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "attention",
                     options=list(host.ATTENTIONS),
-                    default=host.DEFAULT,
+                    default=DEFAULT,
                     tooltip=(
                         "Attention kernel. default: what ComfyUI was started with; "
                         "sage and flash need their packages, else the default is used."
@@ -101,10 +110,27 @@ class HalloLiveModelLoader(io.ComfyNode):
                     ),
                     extra_dict=ADVANCED,
                 ),
+                io.Combo.Input(
+                    "kv_cache",
+                    options=list(KV_CACHES),
+                    default=KV_CACHES[0],
+                    optional=True,
+                    tooltip=(
+                        "What runs remember of their past. default: in the width they compute in "
+                        "(11 GB for 5 s of 992 x 512); fp8: in 8 bits (6 GB), slightly different "
+                        "pictures."
+                    ),
+                    extra_dict=ADVANCED,
+                ),
+                device_input("Where the transformer runs. default: ComfyUI's main device."),
             ],
             outputs=[Model.Output(display_name="model", tooltip="For a Hallo-Live sampler.")],
             **host.known(io.Schema, search_aliases=["talking avatar", "hallo", "ovi"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, device: str | None = None) -> bool | str:
+        return check_device(device)
 
     @classmethod
     def execute(
@@ -113,13 +139,16 @@ class HalloLiveModelLoader(io.ComfyNode):
         weight_dtype: str,
         attention: str,
         compile: str = COMPILES[0],  # noqa: A002 - what users read
+        kv_cache: str = KV_CACHES[0],
+        device: str = DEFAULT,
     ) -> io.NodeOutput:
+        place = compute_device(device)
         weights = read_file(host.find_file(TRANSFORMERS, model_name, wanted=WANTED_TRANSFORMER))
         keep = is_quantised(weights.tensors) and weight_dtype != FULL_WIDTH
         numbers = (
-            quantised_numbers(weights.tensors)
+            quantised_numbers(weights.tensors, place)
             if keep
-            else host.transformer_numbers(weights.tensors, weight_dtype)
+            else host.transformer_numbers(weights.tensors, weight_dtype, place)
         )
         if numbers.storage.itemsize == 1:
             _shrink(weights.tensors, numbers.storage)
@@ -136,7 +165,9 @@ class HalloLiveModelLoader(io.ComfyNode):
             fuse_projections(module)
         if compile != COMPILES[0]:
             compile_blocks(module, whole=False)  # the host's layers may do what breaks a graph
-        return io.NodeOutput(LoadedModel(host.transformer_patcher(module), numbers.compute))
+        patcher = host.transformer_patcher(module, place)
+        fp8_cache = kv_cache != KV_CACHES[0]
+        return io.NodeOutput(LoadedModel(patcher, numbers.compute, fp8_cache=fp8_cache))
 
 
 class HalloLiveVAELoader(io.ComfyNode):
@@ -167,15 +198,10 @@ class HalloLiveVAELoader(io.ComfyNode):
                     default=MERGED,
                     tooltip="BigVGAN 16 kHz: best_netG. Not needed with a merged MMAudio file.",
                 ),
-                io.Combo.Input(
-                    "device",
-                    options=host.decoder_devices(),
-                    default=host.DEFAULT,
-                    tooltip=(
-                        "Where the decoders run. default: ComfyUI's VAE device; another GPU than "
-                        "the model's decodes each block while the next one is being made."
-                    ),
-                    extra_dict=ADVANCED,
+                device_input(
+                    "Where the decoders run. default: ComfyUI's VAE device; another GPU than the "
+                    "model's decodes each block while the next one is being made.",
+                    optional=False,
                 ),
             ],
             outputs=[
@@ -185,14 +211,11 @@ class HalloLiveVAELoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, device: str | None = None) -> bool | str:
-        # A workflow made on a machine with more GPUs: say so instead of "value not in list".
-        if device is not None and device not in host.decoder_devices():
-            return f"Device {device} does not exist here. Fix: choose {host.DEFAULT}."
-        return True
+        return check_device(device)
 
     @classmethod
     def execute(cls, video_vae: str, audio_vae: str, vocoder: str, device: str) -> io.NodeOutput:
-        place = host.decoder_device(device)
+        place = decoder_device(device)
         video, dtype = _video_decoder(video_vae, place)
         audio = _audio_decoder(audio_vae, vocoder)
         return io.NodeOutput(
@@ -225,25 +248,20 @@ class HalloLiveTextEncoderLoader(io.ComfyNode):
                         "in the same folder (or in google/umt5-xxl inside it)."
                     ),
                 ),
+                device_input("Where prompts are encoded. default: ComfyUI's choice."),
             ],
             outputs=[io.Clip.Output(display_name="clip", tooltip="For Hallo-Live Text Encode.")],
         )
 
     @classmethod
-    def execute(cls, text_encoder: str) -> io.NodeOutput:
-        path = host.find_file(TEXT_ENCODERS, text_encoder, wanted=WANTED_TEXT)
-        stored = read_file(path).tensors
-        config = text_encoder_config_from_state_dict(stored)
-        sizes = {
-            "vocab_size": config.vocab_size,
-            "d_model": config.dim,
-            "d_kv": config.attention_dim // config.num_heads,
-            "d_ff": config.ffn_dim,
-            "num_heads": config.num_heads,
-            "num_layers": config.num_layers,
-        }
-        tokenizer = _tokenizer(stored, path)
-        return io.NodeOutput(host.wan_clip(text_encoder_weights(stored), sizes, tokenizer))
+    def validate_inputs(cls, device: str | None = None) -> bool | str:
+        return check_device(device)
+
+    @classmethod
+    def execute(cls, text_encoder: str, device: str = DEFAULT) -> io.NodeOutput:
+        clip = _text_encoder(text_encoder, device)
+        host.can_be_rebuilt(clip.patcher, _text_patcher, text_encoder, device)
+        return io.NodeOutput(clip)
 
 
 def _shrink(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
@@ -293,3 +311,23 @@ def _tokenizer(stored: dict[str, torch.Tensor], weights: Path) -> bytes:
         fix=f"put spiece.model (4.5 MB, google/umt5-xxl of Wan-AI/Wan2.2-TI2V-5B) into "
         f"{weights.parent.name}/ beside it",
     )
+
+
+def _text_encoder(name: str, device: str, *, classic: bool = False) -> Any:
+    path = host.find_file(TEXT_ENCODERS, name, wanted=WANTED_TEXT)
+    stored = read_file(path).tensors
+    config = text_encoder_config_from_state_dict(stored)
+    sizes = {
+        "vocab_size": config.vocab_size,
+        "d_model": config.dim,
+        "d_kv": config.attention_dim // config.num_heads,
+        "d_ff": config.ffn_dim,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_layers,
+    }
+    tokenizer = _tokenizer(stored, path)
+    return host.wan_clip(text_encoder_weights(stored), sizes, tokenizer, device, classic=classic)
+
+
+def _text_patcher(name: str, device: str, *, disable_dynamic: bool = False) -> Any:
+    return _text_encoder(name, device, classic=disable_dynamic).patcher

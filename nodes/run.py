@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 
-from ..hallo_live_core import HalloLive, MediaChunk, MediaClock, Mp4Writer, Placement, Progress
+from ..hallo_live_core import (
+    HalloLive,
+    MediaChunk,
+    MediaClock,
+    Mp4Writer,
+    Placement,
+    Progress,
+    StreamSettings,
+)
 from . import host, host_media, host_watch
 from .sockets import LoadedModel, LoadedVae
 
@@ -98,6 +106,7 @@ def engine_of(*, model: LoadedModel | None = None, vae: LoadedVae | None = None)
             dtype=model.dtype if model else torch.float32,
             decoder_dtype=vae.dtype if vae else torch.float32,
         ),
+        settings=StreamSettings(fp8_cache=model is not None and model.fp8_cache),
     )
 
 

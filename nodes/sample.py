@@ -24,6 +24,7 @@ from .first_frame import first_frame_input, with_first_frame
 from .latents import latent_outputs, latents_from_blocks
 from .live_run import KEPT_BLOCKS, LiveRun
 from .long_stream import long_stream_inputs
+from .room import ready
 from .run import RunReport, as_audio, engine_of
 from .script import encoded, read_positive
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
@@ -189,7 +190,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
         )
         clock = engine.clock_for(request)
         run = LiveRun(RunReport(cls.hidden.unique_id, engine, clock), clock)
-        with host.loaded(patchers, engine.working_bytes(request)):
+        with ready(engine, request, patchers):
             sound = run.make(stream, cls.hidden, lines)
         return io.NodeOutput(
             host_media.as_video(run.path),
@@ -246,7 +247,7 @@ class HalloLiveSampler(io.ComfyNode):
         report = RunReport(cls.hidden.unique_id, engine)
         stream = partial(engine.sample, request, text=told.text, next_said=told.script)
         with (
-            host.loaded([model.patcher], engine.working_bytes(request)),
+            ready(engine, request, [model.patcher]),
             closing(stream(on_progress=report.advance)) as stream,
         ):
             return io.NodeOutput(*latents_from_blocks(list(stream)))

@@ -24,11 +24,13 @@ Vae = io.Custom("HALLOLIVE_VAE")
 class LoadedModel:
     """Value of HALLOLIVE_MODEL: the transformer in the host's memory manager.
 
-    dtype is the format it computes in; its weights may be stored smaller.
+    dtype is the format it computes in; its weights may be stored smaller. fp8_cache: runs keep
+    what they remember in 8 bits.
     """
 
     patcher: Any
     dtype: torch.dtype
+    fp8_cache: bool = False
 
 
 @dataclass(frozen=True)

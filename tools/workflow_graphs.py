@@ -86,7 +86,8 @@ def _loaders(*, light: bool = False) -> tuple[Node, Node, Node, Node]:
         "HalloLiveModelLoader",
         (0, 0),
         (380, 130),
-        {"model_name": TRANSFORMER["name"]} | ({"weight_dtype": "fp8_e4m3fn"} if light else {}),
+        {"model_name": TRANSFORMER["name"]}
+        | ({"weight_dtype": "fp8_e4m3fn", "kv_cache": "fp8"} if light else {}),
         models=[TRANSFORMER],
     )
     clip = Node(
@@ -290,8 +291,9 @@ def low_vram() -> Workflow:
     inputs = {"video": nodes[-1][0], "filename_prefix": "video/hallo-live-light"}
     save = Node("SaveVideo", (1430, 0), (420, 420), inputs)
     what = (
-        "The streaming workflow for a smaller card. Three choices save memory, each can be undone "
-        "alone: weight_dtype fp8_e4m3fn halves the transformer, the light decoder "
+        "The streaming workflow for a smaller card. Four choices save memory, each can be undone "
+        "alone: weight_dtype fp8_e4m3fn halves the transformer, kv_cache fp8 nearly halves what a "
+        "run remembers, the light decoder "
         f"[taew2_2]({LIGHT_VAE['url']}) (models/vae_approx, in place of wan2.2_vae) needs a "
         "200th of the work, and the text encoder runs on the CPU. The picture is softer, the clip "
         "slightly another one than in 16 bits. If it is still too much: a smaller width and "

@@ -237,8 +237,10 @@ class HalloLive:
                 yield chunk
                 run.step("decode", chunk.block)
 
-    def memory(self, request: Request) -> MemoryBudget:
+    def memory(self, request: Request, *, fp8_cache: bool | None = None) -> MemoryBudget:
         """What the parts that are present take for this clip, weights included.
+
+        fp8_cache: as if the caches were in 8 bits or not; None: as they are.
 
         Raises:
             RequestError: the request cannot work.
@@ -254,7 +256,10 @@ class HalloLive:
             self._video_decoder,
             {part: weight_nbytes(m) for part, m in modules.items() if isinstance(m, nn.Module)},
         )
-        return memory_budget(sizes, request, self.settings, self.placement)
+        settings = self.settings
+        if fp8_cache is not None:
+            settings = replace(settings, fp8_cache=fp8_cache)
+        return memory_budget(sizes, request, settings, self.placement)
 
     def working_bytes(self, request: Request) -> int:
         """Memory that a run takes besides weights, on all devices together; see `memory`."""

@@ -117,7 +117,7 @@ def two_steps(tiny_models) -> dict:
 class Server:
     """`main.py` of a ComfyUI in a process of its own, and the calls a client makes."""
 
-    def __init__(self, comfyui: Path, base: Path, *packs: str) -> None:
+    def __init__(self, comfyui: Path, base: Path, *packs: str, flags: tuple = ()) -> None:
         self.base, self.run_seconds = base, RUN_SECONDS
         self.port = free_port()
         self.log = base / "server.log"
@@ -128,6 +128,7 @@ class Server:
         command += ["--user-directory", str(base / "user")]
         command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
         command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
+        command += flags
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",  # tiny tensors only wait for more threads

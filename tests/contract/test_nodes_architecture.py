@@ -8,7 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NODES = ROOT / "nodes"
 FILES = sorted(NODES.glob("*.py"))
-HOST_FILES = ("host.py", "host_media.py", "host_watch.py", "host_weights.py")
+HOST_FILES = (
+    "host.py",
+    "host_devices.py",
+    "host_media.py",
+    "host_watch.py",
+    "host_weights.py",
+)
 HOST_MODULES = {
     "comfy", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview",
     "node_helpers", "nodes", "server",

@@ -1,5 +1,6 @@
 """A pack that only tests install beside ours: what core lacks to look at values in the host."""
 
+import gc
 import uuid
 from pathlib import Path
 from unittest import mock
@@ -76,4 +77,27 @@ class TestKeep:
         return {"ui": {"kept": [{"filename": file.name, "subfolder": "", "type": "temp"}]}}
 
 
-NODE_CLASS_MAPPINGS = {node.__name__: node for node in (TestTinyCoreVAE, TestImage, TestKeep)}
+class TestTensorBytes:
+    """How many bytes of tensors the host's process holds."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "count"
+    CATEGORY = "test"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - the host's name
+        return {"required": {"again": ("INT", {"default": 0})}}
+
+    def count(self, again):
+        gc.collect()
+        storages = {}
+        for thing in gc.get_objects():
+            if type(thing) in (torch.Tensor, torch.nn.Parameter):
+                storage = thing.untyped_storage()
+                storages[storage._cdata] = storage.nbytes()
+        return {"ui": {"bytes": [sum(storages.values())]}}
+
+
+NODES = (TestTinyCoreVAE, TestImage, TestKeep, TestTensorBytes)
+NODE_CLASS_MAPPINGS = {node.__name__: node for node in NODES}

@@ -1,0 +1,50 @@
+"""Makes one clip in every state of the host's memory manager, and prints what came out as JSON.
+
+Run as `python vram_states.py COMFYUI PACK BASE` in a process of its own. The states belong to the
+host's flags --highvram, --normalvram, --lowvram and --novram, which it takes for GPUs only; here it
+is told that the CPU is one, so that it keeps weights away and brings them layer by layer.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pack_facts import load_host, load_pack, name_of
+
+STATES = ("DISABLED", "HIGH_VRAM", "NORMAL_VRAM", "LOW_VRAM", "NO_VRAM")
+
+
+def main() -> None:
+    comfyui, pack, base = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    load_host(comfyui, base)
+    nodes = {node.__name__: node for node in load_pack(pack)}
+    facts = {state: in_state(state, nodes, name_of(pack)) for state in STATES}
+    sys.stdout.write(json.dumps(facts) + "\n")
+
+
+def in_state(state: str, nodes: dict, pack_name: str) -> dict:
+    import torch
+
+    management = importlib.import_module("comfy.model_management")
+    core = importlib.import_module(f"{pack_name}.hallo_live_core")
+    run, room = (importlib.import_module(f"{pack_name}.nodes.{name}") for name in ("run", "room"))
+    management.unload_all_models()
+    management.vram_state = management.VRAMState[state]
+    management.is_device_cpu = lambda _device: state == "DISABLED"
+    loader = nodes["HalloLiveModelLoader"]
+    (model,) = loader.execute("hallolive_dit.safetensors", "default", "default").result
+    request = core.Request(seconds=2, width=64, height=64)
+    text = core.TextContext.shared(torch.linspace(-1, 1, 4 * 64).reshape(1, 4, 64))
+    engine = run.engine_of(model=model)
+    with room.ready(engine, request, [model.patcher]):
+        away = model.patcher.model_size() - model.patcher.loaded_size()
+        blocks = list(engine.sample(request, text=text))
+    video = torch.cat([block.video for block in blocks], dim=1)
+    return {"away": int(away), "sum": float(video.double().abs().sum())}
+
+
+if __name__ == "__main__":
+    main()
