@@ -81,25 +81,30 @@ def test_nothing_stays_of_runs_that_end_that_are_stopped_and_that_fail(server, s
     assert tensor_bytes(server, 2) <= before + SPARE_BYTES
 
 
-def test_a_clip_that_no_memory_could_hold_is_refused_with_numbers_and_two_remedies(
-    server, streaming
-):
-    huge = with_inputs(streaming, SAMPLER, width=2048, height=2048, seconds=34)
-    error = server.error_of(with_inputs(huge, MODEL, kv_cache="default"))
-    assert "This clip needs" in error and " GB there are" in error
-    assert error.count(";") == 1 and "Fix:" in error
-
-
-@pytest.mark.slow
-def test_the_clip_is_the_same_in_every_state_of_the_hosts_memory(comfyui, pack, tiny_models):
+@pytest.fixture(scope="module")
+def in_process(comfyui, pack, tiny_models) -> dict:
+    """What `vram_states.py` saw."""
     script = Path(__file__).with_name("vram_states.py")
-    base = str(pack.parents[1])
     run = subprocess.run(
-        [sys.executable, str(script), str(comfyui), str(pack), base],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        [sys.executable, str(script), str(comfyui), str(pack), str(pack.parents[1])],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
-    states = json.loads(run.stdout.splitlines()[-1])
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_a_clip_that_fits_nowhere_is_refused_with_numbers_and_two_remedies(in_process):
+    error = in_process["refusal"]
+    assert "This clip needs" in error and "besides the models" in error and "GB there are" in error
+    assert "kv_cache of the model loader to fp8" in error and error.count(";") == 1
+    assert "\n" not in error
+
+
+def test_the_clip_is_the_same_in_every_state_of_the_hosts_memory(in_process):
+    states = in_process["states"]
     assert len({facts["sum"] for facts in states.values()}) == 1, states
     assert states["NO_VRAM"]["away"] > 0 == states["HIGH_VRAM"]["away"]
 

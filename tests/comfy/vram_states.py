@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pack_facts import load_host, load_pack, name_of
 
+CHOICES = ("hallolive_dit.safetensors", "default", "default")
+"""File, weights and attention of the model loader."""
+
 STATES = ("DISABLED", "HIGH_VRAM", "NORMAL_VRAM", "LOW_VRAM", "NO_VRAM")
 
 
@@ -21,8 +24,22 @@ def main() -> None:
     comfyui, pack, base = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     load_host(comfyui, base)
     nodes = {node.__name__: node for node in load_pack(pack)}
-    facts = {state: in_state(state, nodes, name_of(pack)) for state in STATES}
+    states = {state: in_state(state, nodes, name_of(pack)) for state in STATES}
+    facts = {"states": states, "refusal": refusal(nodes, name_of(pack))}
     sys.stdout.write(json.dumps(facts) + "\n")
+
+
+def refusal(nodes: dict, pack_name: str) -> str:
+    """What is said of a clip that fits on no device, here one of ten megabytes."""
+    core = importlib.import_module(f"{pack_name}.hallo_live_core")
+    run, room = (importlib.import_module(f"{pack_name}.nodes.{name}") for name in ("run", "room"))
+    room.host.memory = lambda _device: (0, 10 * 2**20)
+    (model,) = nodes["HalloLiveModelLoader"].execute(*CHOICES).result
+    try:
+        room.ready(run.engine_of(model=model), core.Request(seconds=9, width=256, height=256), [])
+    except core.RequestError as error:
+        return str(error)
+    return ""
 
 
 def in_state(state: str, nodes: dict, pack_name: str) -> dict:
@@ -35,7 +52,7 @@ def in_state(state: str, nodes: dict, pack_name: str) -> dict:
     management.vram_state = management.VRAMState[state]
     management.is_device_cpu = lambda _device: state == "DISABLED"
     loader = nodes["HalloLiveModelLoader"]
-    (model,) = loader.execute("hallolive_dit.safetensors", "default", "default").result
+    (model,) = loader.execute(*CHOICES).result
     request = core.Request(seconds=2, width=64, height=64)
     text = core.TextContext.shared(torch.linspace(-1, 1, 4 * 64).reshape(1, 4, 64))
     engine = run.engine_of(model=model)
