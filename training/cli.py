@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ def _add_train_tiny(commands: _SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = commands.add_parser("train-tiny", help="all phases in a toy world, on a CPU")
     parser.add_argument("--folder", type=Path, default=Path("out/train-tiny"))
     parser.add_argument("--small", action="store_true", help="only show that it is connected")
+    parser.add_argument("--seed", type=int, default=0, help="another run of chance (default 0)")
     parser.set_defaults(run=run_tiny)
 
 
@@ -121,7 +123,8 @@ def run_tiny(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    table = Toy(options.folder, SMALL if options.small else Budget(), say).run()
+    budget = replace(SMALL if options.small else Budget(), seed=options.seed)
+    table = Toy(options.folder, budget, say).run()
     (options.folder / "report.md").write_text(table, encoding="utf-8")
     sys.stdout.write(f"\n{table}")
     return 0

@@ -53,6 +53,7 @@ class Budget:
     """How much of everything; `scale` multiplies the steps of the recipes.
 
     workers: processes that work at the same time where parts do not need each other.
+    seed: added to every seed, for another run of chance.
     """
 
     scale: float = 1.0
@@ -61,6 +62,7 @@ class Budget:
     held_out_repeats: int = 16
     samples_per_prompt: int = 64
     workers: int = 2
+    seed: int = 0
 
 
 SMALL = Budget(scale=0.01, clips=16, repeats=1, held_out_repeats=1, samples_per_prompt=1, workers=1)
@@ -104,11 +106,11 @@ class Toy:
 
     def pairs(self) -> None:
         """Trajectories to learn from."""
-        self._pairs("pairs", SEED, self.budget.repeats)
+        self._pairs("pairs", SEED + self.budget.seed, self.budget.repeats)
 
     def held_out(self) -> None:
         """Trajectories to measure by."""
-        self._pairs("held-out", HELD_OUT_SEED, self.budget.held_out_repeats)
+        self._pairs("held-out", HELD_OUT_SEED + self.budget.seed, self.budget.held_out_repeats)
 
     def ode(self) -> None:
         """Stage 1."""
@@ -139,7 +141,8 @@ class Toy:
         """Clips of a student, as its users would see them."""
         prompts = toy_prompts() * self.budget.samples_per_prompt
         recipe = self._recipe("ode", *([AHEAD] if "ahead" in name else []))
-        clips = student_clips(self._student(name), recipe, prompts, seed=SAMPLE_SEED)
+        seed = SAMPLE_SEED + self.budget.seed
+        clips = student_clips(self._student(name), recipe, prompts, seed=seed)
         torch.save(tuple(clips), self._samples(name))
 
     def _together(self, what: str, *parts: Callable[[Toy], None]) -> None:
@@ -150,7 +153,8 @@ class Toy:
 
     def _recipe(self, name: str, *overrides: str) -> Recipe:
         """A shipped recipe, moved below the folder."""
-        recipe = load_recipe(RECIPES / f"tiny_{name}.yaml", overrides)
+        seed = f"run.seed={SEED + self.budget.seed}"
+        recipe = load_recipe(RECIPES / f"tiny_{name}.yaml", (seed, *overrides))
         return moved(recipe, self.folder)
 
     def _make_world(self) -> None:
@@ -159,10 +163,11 @@ class Toy:
         self.say("world: clips, prompts, tiny encoder and decoders")
         shutil.rmtree(self.folder, ignore_errors=True)
         write_tiny_models(self.folder / "models")
-        write_network(self.folder / "untrained.safetensors", toy_config(), seed=SEED)
+        seed = SEED + self.budget.seed
+        write_network(self.folder / "untrained.safetensors", toy_config(), seed=seed)
         recipe, prompts = self._recipe("teacher"), toy_prompts()
         every = (prompts * (self.budget.clips // len(prompts) + 1))[: self.budget.clips]
-        write_clips(self.folder / "clips", every, recipe.clip, seed=SEED, lead=LEAD)
+        write_clips(self.folder / "clips", every, recipe.clip, seed=seed, lead=LEAD)
         write_prompts(self.folder / "prompts.csv", prompts)
         encode(self._recipe("encode"), self.processes)
 
@@ -209,10 +214,9 @@ class Toy:
 
     def _report(self) -> str:
         recipe = self._recipe("ode")
+        seed, held_out = SAMPLE_SEED + self.budget.seed, self.folder / "held-out"
         errors = {
-            name: held_out_error(
-                self._student(name), self._recipe("ode"), self.folder / "held-out", seed=SAMPLE_SEED
-            )
+            name: held_out_error(self._student(name), recipe, held_out, seed=seed)
             for name in ("untrained", "teacher", "ode")
         }
         evidence = Evidence(
