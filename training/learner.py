@@ -13,6 +13,7 @@ from hallo_live_core.models.dit import DualStreamDiT
 
 from .adapters import adapter_parameters
 from .checkpointing import Snapshot, restore
+from .optimizers import create_moments, moments, restore_numbers
 from .steps import create_ema
 from .trainable import published_parameters
 
@@ -55,9 +56,8 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments of the optimiser and average, by name; live, not copies."""
         found = {f"weights.{name}": parameter.detach() for name, parameter in self.weights.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{name}.{key}"] = value
+        kept = moments(self.optimizer, self.parameters).items()
+        found |= {f"optimizer.{name}": tensor for name, tensor in kept}
         found |= {f"ema.{name}": tensor for name, tensor in (self.ema or {}).items()}
         return found
 
@@ -76,16 +76,25 @@ class Learner:
             )
         stored = [name for name in snapshot.tensors if name.startswith(f"{self.name}.")]
         if any(name.startswith(f"{self.name}.optimizer.") for name in stored):
-            self._create_moments()
+            create_moments(self.optimizer, self.parameters)
+            self._check_moments(stored, source)
         if any(name.startswith(f"{self.name}.ema.") for name in stored):
             self.ema = create_ema(self.weights)
         restore(self.tensors(), snapshot, f"{self.name}.", source)
+        prefix = f"{self.name}.optimizer."
+        numbers = {n.removeprefix(prefix): snapshot.tensors[n] for n in stored}
+        restore_numbers(self.optimizer, self.parameters, numbers)
 
-    def _create_moments(self) -> None:
-        """What AdamW makes in its first step."""
-        for parameter in self.parameters.values():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+    def _check_moments(self, stored: list[str], source: object) -> None:
+        """Two packages keep moments in 8 bits in two ways; another network is not told here."""
+        weights, prefix = f"{self.name}.weights.", f"{self.name}.optimizer."
+        if {n for n in stored if n.startswith(weights)} != {weights + n for n in self.weights}:
+            return
+        expected = {f"{prefix}{name}" for name in moments(self.optimizer, self.parameters)}
+        odd = expected.symmetric_difference(n for n in stored if n.startswith(prefix))
+        if odd:
+            raise CheckpointError(
+                f"{source} holds the moments of another optimiser",
+                found=f"{len(odd)} tensors are in one only, such as {min(odd)}",
+                fix="use the run's own recipe, and the package that kept its moments in 8 bits",
+            )

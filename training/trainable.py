@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from hallo_live_core.errors import RequestError
@@ -39,7 +38,10 @@ class TrainableSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdamWSettings:
-    """The published values of stage 2. A stream without a rate of its own has `lr`."""
+    """The published values of stage 2. A stream without a rate of its own has `lr`.
+
+    kind: `adamw_8bit` keeps the moments in 8 bits, by torchao or bitsandbytes, which changes a run.
+    """
 
     lr: float = 2e-6
     lr_video: float | None = None
@@ -47,6 +49,7 @@ class AdamWSettings:
     betas: tuple[float, float] = (0.0, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.01
+    kind: Literal["adamw", "adamw_8bit"] = "adamw"
 
 
 def published_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -95,19 +98,6 @@ def parameter_groups(
         for name, found in members.items()
         if found
     ]
-
-
-def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], settings: AdamWSettings
-) -> torch.optim.AdamW:
-    """AdamW over the groups; decay applies to all, norms and biases too, as in the reference."""
-    return torch.optim.AdamW(
-        parameter_groups(parameters, settings),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
 
 
 def _stream(name: str) -> str:

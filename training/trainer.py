@@ -17,7 +17,7 @@ from hallo_live_core.errors import HalloLiveError
 
 from . import checkpointing
 from .checkpointing import Snapshot
-from .config_reader import RecipeError, as_mapping
+from .config_reader import RecipeError, as_mapping, build
 from .learner import BASES, Learner
 from .logs import LOG_FILE, Log
 from .parallel import Processes
@@ -243,7 +243,8 @@ class Trainer:
                 LOGGER.warning("%s was cut before its first checkpoint; it starts anew", log.parent)
             return
         snapshot = checkpointing.load(done[-1], self.processes)
-        check_same_recipe(snapshot.state["recipe"], as_mapping(self.recipe), self.folder)
+        stored = as_mapping(build(Recipe, snapshot.state["recipe"]))  # newer settings: defaults
+        check_same_recipe(stored, as_mapping(self.recipe), self.folder)
         for learner in self.phase.learners.values():
             learner.restore(snapshot, done[-1])
         self.counters = Counters(**snapshot.state["counters"])

@@ -11,6 +11,7 @@ from hallo_live_core.config import ScheduleConfig
 from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.functional.solvers import euler_table
 from training.losses.reward_weighting import REFERENCE_JUDGES, RewardSettings, weigh
+from training.optimizers import build_optimizer
 from training.schedules import (
     ScoreTimeSettings,
     exit_interval,
@@ -19,7 +20,7 @@ from training.schedules import (
     shifted_timesteps,
 )
 from training.steps import LoopSettings, create_ema, plan_iteration, update, update_ema
-from training.trainable import AdamWSettings, TrainableSettings, build_optimizer, freeze
+from training.trainable import AdamWSettings, TrainableSettings, freeze
 
 from .harness import Golden
 from .train_models import assert_close

@@ -12,11 +12,11 @@ from torch import nn
 from hallo_live_core.config import HALLO_5B
 from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit import DualStreamDiT
+from training.optimizers import build_optimizer
 from training.steps import LoopSettings, create_ema, plan_iteration, update, update_ema
 from training.trainable import (
     AdamWSettings,
     TrainableSettings,
-    build_optimizer,
     freeze,
     parameter_groups,
     published_parameters,

@@ -15,13 +15,13 @@ from hallo_live_core.models.dit.weights import config_from_state_dict
 from hallo_live_core.state.session import SessionShape, session_nbytes
 
 from ..adapters import add_adapters, share
+from ..optimizers import moment_nbytes
 from ..parallel import PRECISIONS
 from ..recipe import Recipe
-from ..trainable import published_parameters
+from ..trainable import AdamWSettings, published_parameters
 
 GIB = 2**30
 FLOAT32 = 4
-MOMENTS = 2
 KEPT_WIDTHS = 16
 KEPT_FFN_WIDTHS = 3
 """Tensors of model and of feed-forward width that one layer keeps per token for its backward pass;
@@ -111,7 +111,8 @@ def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, flo
     for name in names:
         rows.append((f"{name}: weights, float32", FLOAT32 * sizes.total / cut))
         rows.append((f"{name}: gradients, float32", FLOAT32 * sizes.learning / cut))
-        rows.append((f"{name}: moments of AdamW", MOMENTS * FLOAT32 * sizes.learning / cut))
+        kept = moment_nbytes(_optimizer(recipe, name), sizes.learning)
+        rows.append((f"{name}: moments of AdamW", kept / cut))
     if learners and recipe.ema.start_step <= recipe.run.max_steps:
         rows.append(("student: average, float32", FLOAT32 * sizes.total / cut))
     if recipe.model.teacher:
@@ -133,8 +134,9 @@ def adapter_rows(recipe: Recipe, sizes: Sizes) -> list[tuple[str, float]]:
         files |= {model.teacher, model.critic or model.teacher}
     rows = [(f"base: {len(files)} x frozen weights", float(compute * sizes.total * len(files)))]
     for name in LEARNERS[recipe.phase]:
-        states = (1 + 1 + MOMENTS) * FLOAT32 * sizes.learning
-        rows.append((f"{name}: adapters, gradients, moments, float32", float(states)))
+        states = (1 + 1) * FLOAT32 * sizes.learning
+        states += moment_nbytes(_optimizer(recipe, name), sizes.learning)
+        rows.append((f"{name}: adapters, gradients, moments", states))
     if recipe.ema.start_step <= recipe.run.max_steps:
         rows.append(("student: average of adapters, float32", float(FLOAT32 * sizes.learning)))
     rows.append(("activations", activation_bytes(recipe, sizes.config, compute)))
@@ -160,6 +162,10 @@ def activation_bytes(recipe: Recipe, config: TransformerConfig, compute: int) ->
     rollout = config.num_layers * block * (1 if recipe.rollout.recompute else plan.num_blocks)
     caches = session_nbytes(config, shape, PRECISIONS[recipe.parallel.precision])
     return compute * max(whole, rollout) + caches
+
+
+def _optimizer(recipe: Recipe, name: str) -> AdamWSettings:
+    return recipe.critic_optimizer if name == "critic" else recipe.optimizer
 
 
 def _kept(config: TransformerConfig, video: int, audio: int) -> int:

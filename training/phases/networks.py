@@ -15,9 +15,10 @@ from ..adapters import AdapterSettings, add_adapters, begin_with, share
 from ..config_reader import RecipeError
 from ..data.shards import sha256
 from ..learner import BaseFile, Learner
+from ..optimizers import build_optimizer
 from ..parallel import Processes
 from ..recipe import Recipe
-from ..trainable import VIDEO, AdamWSettings, build_optimizer, freeze, published_parameters
+from ..trainable import VIDEO, AdamWSettings, freeze, published_parameters
 
 STUDENT, CRITIC = "student", "critic"
 
