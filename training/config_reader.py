@@ -132,6 +132,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - whatev
             return None
         return _convert(next(o for o in options if o is not type(None)), value, where)
     if origin is Literal:
+        if isinstance(value, bool) and "no" in options:  # YAML reads yes and no as truth values
+            value = "yes" if value else "no"
         if value in options:
             return value
         raise _wrong(where, value, "one of " + ", ".join(map(str, options)))

@@ -68,7 +68,8 @@ class ModelSettings:
     """Weight files, any that the loaders know. critic: the teacher's if empty.
 
     student: what learns, in train-teacher too. decoders, judges: folders with their published
-    files; decoders for rewards and samples, judges for rewards.
+    files; decoders for rewards and samples, judges for rewards. teacher_weights: `fp8` keeps the
+    matrices of stage 2's teacher in 8 bits, which changes its scores a little.
     """
 
     student: str = ""
@@ -78,6 +79,7 @@ class ModelSettings:
     tokenizer: str = ""
     decoders: str = ""
     judges: str = ""
+    teacher_weights: Literal["full", "fp8"] = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,8 @@ class Recipe:
             )
         if self.data.held_out and self.phase != "train-ode":
             raise RecipeError("data.held_out measures train-ode only", found=self.phase)
+        if self.model.teacher_weights == "fp8" and self.phase != "train-hpdmd":
+            raise RecipeError("model.teacher_weights=fp8 is for train-hpdmd", found=self.phase)
         for group, name in _NEEDED[self.phase]:
             if not getattr(getattr(self, group), name):
                 raise RecipeError(f"The phase {self.phase} needs {group}.{name}", fix="name it")

@@ -56,6 +56,12 @@ def test_overrides_lie_above_the_recipe_and_the_preset_below_it(tmp_path):
     assert load_recipe(write_recipe(path, values)).rollout.history_gradient == "detached"
 
 
+@pytest.mark.parametrize("word", ["no", "yes"])
+def test_a_plain_no_means_the_word_where_a_word_is_wanted(tmp_path, word):
+    path = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path, "train-ode"))
+    assert load_recipe(path, [f"parallel.shard={word}"]).parallel.shard == word
+
+
 def test_an_override_without_a_value_is_refused(tmp_path):
     path = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path, "train-ode"))
     with pytest.raises(RecipeError, match="key=value"):

@@ -31,7 +31,7 @@ from ..steps import LoopSettings, plan_iteration
 from ..trainer import MicroBatch
 from ..types import Latents, Prompts
 from .batches import clip_shape, draws_of, open_text, to_device
-from .networks import CRITIC, STUDENT, FrozenNetworks, make_learner
+from .networks import CRITIC, STUDENT, FrozenNetworks, check_own_teacher, load_teacher, make_learner
 
 EVENTS = {"update_generator": "update_student"}
 """What the order of the loop calls otherwise."""
@@ -49,13 +49,15 @@ class Distillation:
     """See `trainer.Phase`. judge: gives the scores that `recipe.rewards` names.
 
     Raises:
-        RecipeError: the recipe wants rewards and there is no judge.
+        RecipeError: the recipe wants rewards and there is no judge, or a teacher in 8 bits that is
+            not a whole copy of its own.
     """
 
     def __init__(
         self, recipe: Recipe, processes: Processes, judge: LatentJudge | None = None
     ) -> None:
         check_judge(recipe, judge)
+        check_own_teacher(recipe, processes)
         self.recipe, self.processes, self.judge = recipe, processes, judge
         frozen = FrozenNetworks(processes)
         student = make_learner(
@@ -72,7 +74,7 @@ class Distillation:
             frozen=frozen,
         )
         self.learners = {STUDENT: student, CRITIC: critic}
-        teacher = frozen.get(recipe.model.teacher, like=config)
+        teacher = load_teacher(recipe, processes, frozen, like=config)
         self.networks = Networks(student.network, critic.network, teacher)
         self.settings = DistillationSettings(
             recipe.rollout, recipe.dmd, recipe.scores, recipe.weights

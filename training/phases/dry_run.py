@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from hallo_live_core.checkpoints.config_json import config_from_metadata
+from hallo_live_core.checkpoints.eight_bit import transformer_nbytes
 from hallo_live_core.checkpoints.files import read_file
 from hallo_live_core.config import HALLO_5B, TransformerConfig
 from hallo_live_core.models.dit import DualStreamDiT
@@ -115,7 +116,9 @@ def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, flo
         rows.append((f"{name}: moments of AdamW", kept / cut))
     if learners and recipe.ema.start_step <= recipe.run.max_steps:
         rows.append(("student: average, float32", FLOAT32 * sizes.total / cut))
-    if recipe.model.teacher:
+    if recipe.model.teacher_weights == "fp8":
+        rows.append(_teacher_in_8_bits(recipe, sizes))
+    elif recipe.model.teacher:
         rows.append(("teacher: weights", compute * sizes.total / cut))
     if cut > 1:
         outside = sizes.total - sizes.layer * sizes.config.num_layers
@@ -132,7 +135,11 @@ def adapter_rows(recipe: Recipe, sizes: Sizes) -> list[tuple[str, float]]:
     files = {model.student}
     if recipe.phase == "train-hpdmd":
         files |= {model.teacher, model.critic or model.teacher}
+    in_8_bits = model.teacher_weights == "fp8"
+    files -= {model.teacher} if in_8_bits else set()
     rows = [(f"base: {len(files)} x frozen weights", float(compute * sizes.total * len(files)))]
+    if in_8_bits:
+        rows.append(_teacher_in_8_bits(recipe, sizes))
     for name in LEARNERS[recipe.phase]:
         states = (1 + 1) * FLOAT32 * sizes.learning
         states += moment_nbytes(_optimizer(recipe, name), sizes.learning)
@@ -162,6 +169,13 @@ def activation_bytes(recipe: Recipe, config: TransformerConfig, compute: int) ->
     rollout = config.num_layers * block * (1 if recipe.rollout.recompute else plan.num_blocks)
     caches = session_nbytes(config, shape, PRECISIONS[recipe.parallel.precision])
     return compute * max(whole, rollout) + caches
+
+
+def _teacher_in_8_bits(recipe: Recipe, sizes: Sizes) -> tuple[str, float]:
+    """Whole on every GPU."""
+    dtype = PRECISIONS[recipe.parallel.precision]
+    nbytes = transformer_nbytes(sizes.config, dtype, in_8_bits=True)
+    return "teacher: weights, matrices in 8 bits", float(nbytes)
 
 
 def _optimizer(recipe: Recipe, name: str) -> AdamWSettings:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
+from hallo_live_core.checkpoints.eight_bit import load_transformer_in_8_bits
 from hallo_live_core.checkpoints.load import load_transformer
 from hallo_live_core.config import TransformerConfig
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit import DualStreamDiT
+from hallo_live_core.models.dit.scaled_linear import ScaledLinear
 
 from ..adapters import AdapterSettings, add_adapters, begin_with, share
 from ..config_reader import RecipeError
@@ -17,9 +20,10 @@ from ..data.shards import sha256
 from ..learner import BaseFile, Learner
 from ..optimizers import build_optimizer
 from ..parallel import Processes
-from ..recipe import Recipe
+from ..recipe import ModelSettings, Recipe
 from ..trainable import VIDEO, AdamWSettings, freeze, published_parameters
 
+LOGGER = logging.getLogger(__name__)
 STUDENT, CRITIC = "student", "critic"
 
 
@@ -142,6 +146,58 @@ def load_frozen(
     network = load_transformer(Path(path), dtype=processes.dtype)
     _check_size(path, network.config, like)
     return processes.place(network, learns=False)
+
+
+def load_teacher(
+    recipe: Recipe, processes: Processes, frozen: FrozenNetworks, *, like: TransformerConfig
+) -> DualStreamDiT:
+    """The teacher of stage 2: the network of its file, or a copy with its matrices in 8 bits.
+
+    8-bit matrices are widened for the moment of their use on every device; what they are multiplied
+    with is never rounded.
+
+    Raises:
+        CheckpointError: the file cannot be used, or is of another size than `like`.
+    """
+    model = recipe.model
+    if model.teacher_weights == "full":
+        return frozen.get(model.teacher, like=like)
+    network = load_transformer_in_8_bits(
+        Path(model.teacher), dtype=processes.dtype, device=processes.device
+    )
+    _check_size(model.teacher, network.config, like)
+    for layer in network.modules():
+        if isinstance(layer, ScaledLinear):
+            layer.in_8_bits = False
+    if processes.is_main:
+        LOGGER.warning("The teacher's matrices are in 8 bits: its scores differ a little")
+    return network
+
+
+def check_own_teacher(recipe: Recipe, processes: Processes) -> None:
+    """Refuse 8 bits for a teacher that others use too, or that is cut into pieces.
+
+    Raises:
+        RecipeError: so it is.
+    """
+    model = recipe.model
+    if model.teacher_weights == "full":
+        return
+    found = "sharding is on" if processes.sharded else ""
+    if recipe.adapters is not None and is_teacher_shared(model):
+        found = "adapters stand on the teacher's file"
+    if found:
+        raise RecipeError(
+            "A teacher in 8 bits must be whole and a copy of its own",
+            found=found,
+            fix="set model.teacher_weights=full, or parallel.shard=no and no common file",
+        )
+
+
+def is_teacher_shared(model: ModelSettings) -> bool:
+    """Whether student or critic, with adapters, stand on the teacher's file."""
+    files = (model.student, model.critic or model.teacher)
+    return Path(model.teacher).resolve() in {Path(file).resolve() for file in files}
 
 
 def _check_size(path: str, found: TransformerConfig, wanted: TransformerConfig | None) -> None:
