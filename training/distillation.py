@@ -7,7 +7,7 @@ stepping are `steps.update`. All that is random is handed in (`draws`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -17,16 +17,20 @@ from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.rewards.combine import LossScales
 
-from .draws import DrawnNoise, Draws, RolloutDraw, ScoreDraw, draw_exits, draw_scores
+from .draws import (
+    DrawnNoise,
+    Draws,
+    GroupedDraw,
+    RolloutDraw,
+    ScoreDraw,
+    draw_exits,
+    draw_scores,
+    join_scores,
+)
+from .grouped_rollout import roll_out_groups, roll_out_groups_for_gradient
 from .losses.critic import critic_loss
 from .losses.dmd import DMDSettings, ask_scores, dmd_loss, stream_gradients
-from .rollout import (
-    BeforeBackward,
-    RolloutSettings,
-    RolloutShape,
-    roll_out,
-    roll_out_for_gradient,
-)
+from .rollout import BeforeBackward, RolloutSettings, RolloutShape
 from .schedules import (
     ScoreTimeSettings,
     exit_interval,
@@ -68,7 +72,7 @@ class DistillationSettings:
 class StepDraw(NamedTuple):
     """All that is random in one micro-batch of either network."""
 
-    rollout: RolloutDraw
+    rollout: RolloutDraw | GroupedDraw
     scores: ScoreDraw
 
 
@@ -85,6 +89,39 @@ def draw_step(
     Raises:
         RequestError: the limits of the score times leave none.
     """
+    if settings.rollout.exit_steps == "per_sample":
+        return _draw_each(draws, shape, settings, device, decoupled)
+    exits, scores = _draw_one(draws, shape, settings, decoupled)
+    noise = DrawnNoise(shape.clip, draws, device=device, dtype=shape.dtype)
+    return StepDraw(RolloutDraw(noise, exits), scores)
+
+
+def _draw_each(
+    draws: Draws,
+    shape: RolloutShape,
+    settings: DistillationSettings,
+    device: torch.device,
+    decoupled: bool,
+) -> StepDraw:
+    """Exits of every sample, score times that fit them, and groups of samples with equal exits."""
+    alone = [Draws(draws.seed, draws.batch, (sample,)) for sample in draws.samples]
+    drawn = [_draw_one(one, shape, settings, decoupled) for one in alone]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, (exits, _) in enumerate(drawn):
+        groups.setdefault(exits, []).append(place)
+    made = []
+    for exits, places in groups.items():
+        clip = replace(shape.clip, batch=len(places))
+        own = Draws(draws.seed, draws.batch, tuple(draws.samples[place] for place in places))
+        noise = DrawnNoise(clip, own, device=device, dtype=shape.dtype)
+        made.append((tuple(places), RolloutDraw(noise, exits)))
+    return StepDraw(GroupedDraw(tuple(made)), join_scores([scores for _, scores in drawn]))
+
+
+def _draw_one(
+    draws: Draws, shape: RolloutShape, settings: DistillationSettings, decoupled: bool
+) -> tuple[tuple[int, ...], ScoreDraw]:
+    """One tuple of exits for the samples of `draws`, and the scores that go with it."""
     clip, schedule, rollout = shape.clip, shape.schedule, settings.rollout
     exits = draw_exits(
         draws,
@@ -92,6 +129,7 @@ def draw_step(
         len(exit_steps(schedule)),
         same_step=rollout.same_step_across_blocks,
         last_step_only=rollout.last_step_only,
+        of_first_sample=rollout.exit_steps == "per_sample",
     )
     interval = exit_interval(schedule, exits[0]) if rollout.same_step_across_blocks else None
     scores = draw_scores(
@@ -100,8 +138,7 @@ def draw_step(
         score_range(settings.score_times, interval),
         guidance_range(settings.score_times, interval) if decoupled else None,
     )
-    noise = DrawnNoise(clip, draws, device=device, dtype=shape.dtype)
-    return StepDraw(RolloutDraw(noise, exits), scores)
+    return exits, scores
 
 
 def generator_backward(
@@ -119,7 +156,7 @@ def generator_backward(
 
     scale: share of this micro-batch in its update. before: see `BeforeBackward`.
     """
-    rollout = roll_out_for_gradient(
+    rollout = roll_out_groups_for_gradient(
         networks.student, prompts.positive, shape, draw.rollout, settings.rollout
     )
     clips = rollout.latents
@@ -150,7 +187,7 @@ def critic_backward(
     before: BeforeBackward | None = None,
 ) -> dict[str, Tensor]:
     """Make clips without a graph, let the critic learn their flow. Returns metrics."""
-    clips = roll_out(networks.student, prompts.positive, shape, draw.rollout)
+    clips = roll_out_groups(networks.student, prompts.positive, shape, draw.rollout)
     loss = critic_loss(
         networks.critic,
         clips,

@@ -7,6 +7,7 @@ without the sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +82,28 @@ class RolloutDraw:
     noise: NoiseSource
     exits: tuple[int, ...]
 
+    @property
+    def mean_exit(self) -> float:
+        """Of all blocks."""
+        return sum(self.exits) / len(self.exits)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedDraw:
+    """A rollout whose samples have exits of their own: samples of one batch by what they share.
+
+    groups: places in the batch, from 0, and what these samples are made from.
+    """
+
+    groups: tuple[tuple[tuple[int, ...], RolloutDraw], ...]
+
+    @property
+    def mean_exit(self) -> float:
+        """Of all samples and blocks."""
+        counts = [len(samples) for samples, _ in self.groups]
+        sums = [n * draw.mean_exit for n, (_, draw) in zip(counts, self.groups, strict=True)]
+        return sum(sums) / sum(counts)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreDraw:
@@ -102,11 +125,18 @@ def draw_exits(
     *,
     same_step: bool = True,
     last_step_only: bool = False,
+    of_first_sample: bool = False,
 ) -> tuple[int, ...]:
-    """The last step of every block, uniform over the steps, the same for all samples."""
+    """The last step of every block, uniform over the steps, the same for all samples.
+
+    of_first_sample: those of the first of `draws` instead.
+    """
     if last_step_only:
         return (num_steps - 1,) * num_blocks
-    drawn = [int(e) for e in draws.shared("exits", 0, num_steps, num_blocks)]
+    if of_first_sample:
+        (drawn, *_) = draws.integers("exits", 0, num_steps, num_blocks).tolist()
+    else:
+        drawn = draws.shared("exits", 0, num_steps, num_blocks).tolist()
     return (drawn[0],) * num_blocks if same_step else tuple(drawn)
 
 
@@ -123,6 +153,16 @@ def draw_scores(
         guidance_raw=(
             None if guidance_times is None else draws.integers("guidance time", *guidance_times)
         ),
+    )
+
+
+def join_scores(parts: Sequence[ScoreDraw]) -> ScoreDraw:
+    """Draws of some samples, one behind the other."""
+    guidance = [part.guidance_raw for part in parts if part.guidance_raw is not None]
+    return ScoreDraw(
+        raw=torch.cat([part.raw for part in parts]),
+        noise=Latents(*(torch.cat(x) for x in zip(*(part.noise for part in parts), strict=True))),
+        guidance_raw=torch.cat(guidance) if guidance else None,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -42,13 +42,15 @@ gradients can be exchanged once."""
 class RolloutSettings:
     """How the student makes clips in training.
 
-    same_step_across_blocks: one exit for all blocks. last_step_only: no early exits.
+    same_step_across_blocks: one exit for all blocks. exit_steps: the same for all samples of an
+    update, or drawn for every sample. last_step_only: no early exits.
     recompute: with the past detached, keep one block's graph at a time. window_blocks, sink_blocks:
     what a clip remembers while it is made (`functional.window`); 0 blocks: everything.
     """
 
     history_gradient: HistoryGradient = "detached"
     same_step_across_blocks: bool = True
+    exit_steps: Literal["shared", "per_sample"] = "shared"
     last_step_only: bool = False
     recompute: bool = True
     window_blocks: int = 0

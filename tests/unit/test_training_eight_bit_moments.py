@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import ModuleType
 
@@ -204,3 +205,12 @@ def test_a_run_in_full_width_does_not_go_on_in_8_bits(world, tmp_path, monkeypat
     train(world, tmp_path / "run", 2, kind="adamw")
     with pytest.raises(RecipeError, match=r"different: optimizer\.kind"):
         train(world, tmp_path / "run", 4)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(world, tmp_path):
+    train(world, tmp_path / "run", 2, kind="adamw")
+    (state,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
+    content = json.loads(state.read_text())
+    del content["recipe"]["optimizer"]["kind"]
+    state.write_text(json.dumps(content))
+    assert train(world, tmp_path / "run", 4, kind="adamw").tensors()

@@ -50,7 +50,7 @@ class Distillation:
 
     Raises:
         RecipeError: the recipe wants rewards and there is no judge, or a teacher in 8 bits that is
-            not a whole copy of its own.
+            not a whole copy of its own, or exits per sample of a sharded network.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Distillation:
     ) -> None:
         check_judge(recipe, judge)
         check_own_teacher(recipe, processes)
+        check_exits(recipe, processes)
         self.recipe, self.processes, self.judge = recipe, processes, judge
         frozen = FrozenNetworks(processes)
         student = make_learner(
@@ -128,8 +129,7 @@ class Distillation:
         if learner == CRITIC:
             return critic_backward(*given, **how) | rewards
         metrics = generator_backward(*given, **how)
-        exits = torch.tensor(draw.rollout.exits, dtype=torch.float32).mean()
-        return metrics | rewards | {"exit": exits}
+        return metrics | rewards | {"exit": torch.tensor(draw.rollout.mean_exit)}
 
     def _scales(
         self, clips: Latents, names: Sequence[str], rewards: dict[str, Tensor], learner: str
@@ -169,4 +169,18 @@ def check_judge(recipe: Recipe, judge: LatentJudge | None) -> None:
             "The recipe weighs clips by rewards, but there is no judge",
             found=", ".join(recipe.rewards.judges),
             fix="bring a judge, or remove the group rewards",
+        )
+
+
+def check_exits(recipe: Recipe, processes: Processes) -> None:
+    """Refuse exits per sample where processes must make the same number of passes.
+
+    Raises:
+        RecipeError: the network is cut into pieces, which processes gather together in every pass.
+    """
+    if recipe.rollout.exit_steps == "per_sample" and processes.sharded:
+        raise RecipeError(
+            "With exit steps per sample processes make different numbers of passes",
+            found="sharding is on, where each pass waits for all",
+            fix="set rollout.exit_steps=shared, or parallel.shard=no",
         )
