@@ -34,6 +34,9 @@ BROWSER_OPTIONS = [
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
+# A shell that runs the tests in the background ignores Ctrl-C, and so would the processes of tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> Path:
