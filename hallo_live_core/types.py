@@ -28,6 +28,9 @@ class Request:
     as published, or 5 where there is no end. Once the window moves, the picture follows the sound
     at 25 fps; constant_rate keeps 24 and lets them drift by 40 ms a second. looks_back makes a
     stream run through what it remembers again when its prompt changes.
+
+    opening_latents: video latents of a shorter first block, so that the first frame is there
+    earlier; 0 for blocks of one size, as the model was trained.
     """
 
     prompt: str = ""
@@ -42,6 +45,7 @@ class Request:
     sink_blocks: int = 1
     constant_rate: bool = False
     looks_back: bool = False
+    opening_latents: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from .sockets import ADVANCED
 MOST_BLOCKS = 34
 """What the transformer has positions for."""
 
+MOST_OPENING = 5
+"""Video latents; a whole block has 6."""
+
 
 def long_stream_inputs() -> list[io.Input]:
     """What a stream remembers, and who may tell it what to say; stands last."""
@@ -62,5 +65,18 @@ def long_stream_inputs() -> list[io.Input]:
                 "Connect the text encoder to tell the stream what to say while it runs: a line "
                 "appears under the player."
             ),
+        ),
+        io.Int.Input(
+            "opening_latents",
+            default=0,
+            min=0,
+            max=MOST_OPENING,
+            optional=True,
+            tooltip=(
+                "Begin with a shorter block of so many video latents, so that the first frames "
+                "are there earlier: 3 is half a block. 0: whole blocks, as the model was trained. "
+                "Not with a window."
+            ),
+            extra_dict=ADVANCED,
         ),
     ]

@@ -156,6 +156,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
         lookahead: int | None = None,
         window_blocks: int | None = None,
         sink_blocks: int | None = None,
+        opening_latents: int | None = None,
     ) -> bool | str:
         if seconds is None:  # linked: only known when it arrives, and 5 is not what it will be
             return check_settings(width=width, height=height, lookahead=lookahead)
@@ -166,6 +167,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
             lookahead=lookahead,
             window_blocks=window_blocks,
             sink_blocks=sink_blocks,
+            opening_latents=opening_latents,
         )
 
     @classmethod

@@ -57,6 +57,14 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="audio latents (32 ms each) the picture may hear ahead; as published: 0",
     )
     parser.add_argument(
+        "--opening",
+        type=int,
+        default=defaults.opening_latents,
+        metavar="LATENTS",
+        help="begin with a block of so many video latents (of 6) for an earlier first frame; "
+        "the model was not trained so; default: 0, whole blocks only",
+    )
+    parser.add_argument(
         "--size",
         type=parse_size,
         default=(defaults.height, defaults.width),
@@ -192,6 +200,7 @@ def _requests(options: argparse.Namespace, script: Script | None) -> list[Reques
         seconds=length if options.seconds is None else options.seconds,
         seed=options.seed,
         lookahead=options.lookahead,
+        opening_latents=options.opening,
         height=height,
         width=width,
     )

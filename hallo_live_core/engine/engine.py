@@ -305,7 +305,7 @@ class HalloLive:
         )
         source = CorrelatedNoise if request.correlated_noise else SeededNoise
         noise = source(clip, request.seed, device=device, dtype=dtype)
-        next_text = None if next_said is None else texts_of(next_said, self.encode)
+        next_text = None if next_said is None else texts_of(next_said, self.encode, plan)
         return stream_passes(Denoiser(network, state, schedule), noise, next_text=next_text)
 
     def _chunk_decoder(self, clock: MediaClock, turns: Turns = IN_ORDER) -> ChunkDecoder:

@@ -68,12 +68,13 @@ class Run:
 
 
 def texts_of(
-    next_said: NextSaid, encode: Callable[[str], TextContext]
+    next_said: NextSaid, encode: Callable[[str], TextContext], plan: ClipPlan
 ) -> Callable[[int], TextContext | None]:
-    """`next_said` with prompts encoded when their turn comes."""
+    """`next_said`, which counts whole blocks, with prompts encoded when their turn comes."""
 
     def next_text(block: int) -> TextContext | None:
-        said = next_said(block)
+        second = plan.second(block)
+        said = None if second is None else next_said(second)
         return encode(said) if isinstance(said, str) else said
 
     return next_text

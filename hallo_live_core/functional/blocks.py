@@ -44,11 +44,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """A clip as blocks that all have the same size; `window` bounds what it remembers of them."""
+    """A clip as blocks of one size; `window` bounds what it remembers of them.
+
+    opening: video latents of a shorter first block, for an earlier first frame; the rest of the
+    first whole block is then a block of its own, and positions stay what they were. 0: none.
+    """
 
     sizes: BlockSizes
     num_blocks: int
     window: Window | None = None
+    opening: int = 0
 
     def __post_init__(self) -> None:
         sizes = self.sizes
@@ -59,6 +64,8 @@ class ClipPlan:
             )
         if sizes.lookahead < 0:
             raise RequestError("The look-ahead cannot be negative", found=sizes.lookahead)
+        if self.opening:
+            self._check_opening()
 
     @classmethod
     def of(cls, video_latents: int, audio_latents: int, sizes: BlockSizes) -> ClipPlan:
@@ -80,12 +87,12 @@ class ClipPlan:
     @property
     def video_latents(self) -> int:
         """Video latents of the clip."""
-        return self.num_blocks * self.sizes.video_latents
+        return self._start(self.num_blocks)
 
     @property
     def audio_latents(self) -> int:
         """Audio latents of the clip."""
-        return self.num_blocks * self.sizes.audio_latents
+        return self._sound(self.video_latents)
 
     @property
     def audio_horizon(self) -> int:
@@ -99,16 +106,28 @@ class ClipPlan:
 
     def block(self, index: int) -> Block:
         """Block number `index`."""
-        sizes = self.sizes
+        first, end = self._start(index), self._start(index + 1)
         return Block(
             index=index,
-            first_video=index * sizes.video_latents,
-            end_video=(index + 1) * sizes.video_latents,
-            first_audio=index * sizes.audio_latents,
-            end_audio=(index + 1) * sizes.audio_latents,
-            lookahead=sizes.lookahead,
+            first_video=first,
+            end_video=end,
+            first_audio=self._sound(first),
+            end_audio=self._sound(end),
+            lookahead=self.sizes.lookahead,
             is_last=index == self.num_blocks - 1,
         )
+
+    @property
+    def smallest(self) -> int:
+        """Video latents of the smallest block."""
+        whole = self.sizes.video_latents
+        return min(self.opening, whole - self.opening) if self.opening else whole
+
+    def second(self, index: int) -> int | None:
+        """The whole block that begins with block `index`; None for the rest of the first one."""
+        if not self.opening:
+            return index
+        return None if index == 1 else max(index - 1, 0)
 
     @property
     def slides(self) -> bool:
@@ -135,3 +154,30 @@ class ClipPlan:
     def num_passes(self, steps: int) -> int:
         """Network calls of the clip: `steps` per block, a context pass after all but the last."""
         return self.num_blocks * (steps + 1) - 1
+
+    def _start(self, index: int) -> int:
+        """Video latents before block number `index`."""
+        whole = self.sizes.video_latents
+        if not self.opening:
+            return index * whole
+        return min(index, 1) * self.opening if index < 2 else (index - 1) * whole
+
+    def _sound(self, video_latents: int) -> int:
+        """Audio latents that belong to so many video latents, from a block's border on."""
+        return video_latents * self.sizes.audio_latents // self.sizes.video_latents
+
+    def _check_opening(self) -> None:
+        whole, sound = self.sizes.video_latents, self.sizes.audio_latents
+        fitting = [n for n in range(1, whole) if n * sound % whole == 0]
+        if self.opening not in fitting or self.num_blocks < 2:
+            raise RequestError(
+                "The short first block must leave a rest of the first whole block",
+                found=f"{self.opening} of {whole} video latents, {self.num_blocks} blocks",
+                fix=f"use one of {fitting}" if fitting else "use 0",
+            )
+        if self.slides:
+            raise RequestError(
+                "A short first block is for clips that remember all of themselves",
+                found=f"a window of {self.remembered.num_blocks} blocks",
+                fix="set opening_latents=0, or ask for a length and no window",
+            )

@@ -27,6 +27,12 @@ MAX_SECONDS = 86_400
 TRAINED_BLOCKS = 5
 """The length of the clips that the model was trained with (spec 01 §1)."""
 
+WHOLE_NUMBERS = (
+    *("height", "width", "seed", "lookahead"),
+    *("window_blocks", "sink_blocks", "opening_latents"),
+)
+"""The settings of a request that count something."""
+
 LONGEST_VALUE = 40
 """Characters of a wrong value that a message repeats."""
 
@@ -42,7 +48,7 @@ def plan_request(
     Raises:
         RequestError: length, size, seed or look-ahead cannot work.
     """
-    for name in ("height", "width", "seed", "lookahead", "window_blocks", "sink_blocks"):
+    for name in WHOLE_NUMBERS:
         _check_whole(name, getattr(request, name))
     _check_size("height", request.height, rope_rows)
     _check_size("width", request.width, rope_rows)
@@ -51,7 +57,8 @@ def plan_request(
     _check_seconds(request.seconds)
     sizes = replace((settings or StreamSettings()).blocks, lookahead=request.lookahead)
     seconds = request.seconds or MAX_SECONDS
-    plan = ClipPlan(sizes, math.ceil(seconds / SECONDS_PER_BLOCK), _window(request))
+    blocks = math.ceil(seconds / SECONDS_PER_BLOCK) + (request.opening_latents > 0)
+    plan = ClipPlan(sizes, blocks, _window(request), request.opening_latents)
     _check_positions(request, plan, rope_rows)
     return plan
 

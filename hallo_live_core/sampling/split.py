@@ -68,7 +68,7 @@ class SplitTransformer:
             RequestError: a block has fewer latents than there are ranks.
             ShapeError, PositionError: as `open_session`.
         """
-        latents = shape.plan.sizes.video_latents
+        latents = shape.plan.smallest
         if latents < len(self.devices):
             raise RequestError(
                 "A block has fewer video latents than there are devices to share them",

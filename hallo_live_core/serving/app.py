@@ -43,6 +43,7 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
     "width": (int,),
     "window_blocks": (int,),
     "sink_blocks": (int,),
+    "opening_latents": (int,),
 }
 """What may be asked for, and as which JSON type."""
 
