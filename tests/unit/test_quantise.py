@@ -13,17 +13,10 @@ from hallo_live_core.checkpoints.convert import convert, convert_to_fp8
 from hallo_live_core.checkpoints.files import read_file
 from hallo_live_core.checkpoints.identify import TRANSFORMER, identify
 from hallo_live_core.cli import main
-from hallo_live_core.config import StreamConfig, TransformerConfig
 from hallo_live_core.errors import CheckpointError
-from hallo_live_core.models.dit.fusion import DualStreamDiT
 from hallo_live_core.models.dit.weights import to_module, to_published
+from tests.unit.eight_bit_files import random_weights, write_full, write_small
 
-SIZES = {"dim": 128, "ffn_dim": 32, "num_heads": 1, "freq_dim": 4, "text_dim": 6}
-SMALL = TransformerConfig(
-    video=StreamConfig(in_channels=48, patch=(1, 2, 2), **SIZES),
-    audio=StreamConfig(in_channels=20, patch=(1,), **SIZES),
-    num_layers=2,
-)
 HALF_STEP = 2**-4
 """e4m3 has 3 bits behind the leading one: rounding is off by at most 1/16 of the value ..."""
 
@@ -38,25 +31,17 @@ KINDS += ("ffn.0", "ffn.2")
 
 @pytest.fixture(scope="module")
 def weights():
-    generator = torch.Generator().manual_seed(0)
-    shapes = to_published(DualStreamDiT(SMALL, device="meta").state_dict())
-    return {
-        k: torch.randn(t.shape, generator=generator).mul(0.02).bfloat16() for k, t in shapes.items()
-    }
+    return random_weights()
 
 
 @pytest.fixture(scope="module")
-def full(weights, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "full.safetensors"
-    save_file(weights, path)
-    return path
+def full(tmp_path_factory):
+    return write_full(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
 def small(full):
-    path = full.with_name("small.safetensors")
-    convert_to_fp8(full, path)
-    return path
+    return write_small(full)
 
 
 def legacy(stored: dict, *, full_precision: bool = False) -> dict:
