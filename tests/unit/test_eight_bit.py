@@ -13,7 +13,8 @@ from hallo_live_core.checkpoints.eight_bit import (
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit import fuse_projections, scaled_linear
 from hallo_live_core.models.dit.scaled_linear import ScaledLinear, rounded_rows
-from tests.unit.eight_bit_files import SMALL, random_weights, write_full, write_small
+
+from .eight_bit_files import SMALL, random_weights, write_full, write_small
 
 STEP = 2**-4
 LAYER = "blocks.1.video.ffn.0"

@@ -15,7 +15,8 @@ from hallo_live_core.checkpoints.identify import TRANSFORMER, identify
 from hallo_live_core.cli import main
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit.weights import to_module, to_published
-from tests.unit.eight_bit_files import random_weights, write_full, write_small
+
+from .eight_bit_files import random_weights, write_full, write_small
 
 HALF_STEP = 2**-4
 """e4m3 has 3 bits behind the leading one: rounding is off by at most 1/16 of the value ..."""
