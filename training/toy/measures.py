@@ -62,6 +62,11 @@ class Estimate:
         """The difference of two that have nothing in common."""
         return Estimate(self.mean - other.mean, (self.error**2 + other.error**2) ** 0.5)
 
+    def off(self, goal: Estimate) -> Estimate:
+        """How far this mean is from another."""
+        apart = self.minus(goal)
+        return Estimate(abs(apart.mean), apart.error)
+
     @property
     def positive(self) -> str:
         """Whether this lies above 0, as far as two standard errors can tell."""

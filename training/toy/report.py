@@ -36,6 +36,10 @@ class Evidence:
     errors: dict[str, Estimate]
     recipe: Recipe
 
+    def out_of_step(self, clips: Latents) -> Estimate:
+        """See `lag_error`; over all frames."""
+        return lag_error(clips, lead=LEAD, frames=range(self.recipe.clip.video_latents - LEAD))
+
     def lag(self, clips: Latents) -> Estimate:
         """See `border_lag`."""
         return border_lag(clips, lead=LEAD, block=self.recipe.blocks.video_latents)
@@ -78,11 +82,14 @@ def _claims_table(evidence: Evidence) -> list[str]:
     distances = {name: _distance(name, evidence) for name in ("ode", "dmd")}
     places = {name: measure(samples[name]).places for name in distances}
     gain = energy_gain(places["ode"], places["dmd"], _wanted(evidence))
+    teacher = evidence.out_of_step(evidence.teacher[0])
+    steps = {name: evidence.out_of_step(samples[name]).off(teacher) for name in distances}
     lines = ["| claim: left below right | left | right | difference | shown |"]
     lines.append("|---|---|---|---|---|")
     for claim, left, right, difference in (
         ("stage 1 lowers the held-out error", errors["ode"], errors["untrained"], None),
         ("stage 2 comes closer to the teacher", distances["dmd"], distances["ode"], gain),
+        ("stage 2 is out of step by as much as the teacher", *_pair(steps, "dmd", "ode")),
         ("the reward rises: weights in the student's loss", *_pair(rewards, "dmd", "dmd-reward")),
         ("the reward rises: weights in the critic's loss", *_pair(rewards, "dmd", "dmd-tilted")),
         ("look-ahead: the picture is less late, stage 1", *_pair(lags, "ode-ahead", "ode")),
@@ -108,7 +115,6 @@ def _distance(name: str, evidence: Evidence) -> Estimate:
 
 def _row(title: str, clips: Latents, distance: Estimate, evidence: Evidence) -> str:
     brightness = Estimate.of(measure(clips).brightness.mean(dim=1))
-    frames = range(evidence.recipe.clip.video_latents - LEAD)
-    apart = lag_error(clips, lead=LEAD, frames=frames)
-    numbers = (distance, brightness, reward(clips), apart, evidence.lag(clips))
+    apart, late = evidence.out_of_step(clips), evidence.lag(clips)
+    numbers = (distance, brightness, reward(clips), apart, late)
     return f"| {title} | {' | '.join(map(str, numbers))} |"
