@@ -108,6 +108,7 @@ def test_a_refusal_is_shown_in_words(page):
     page.complaints.clear()  # the browser reports the answer 400
 
 
+@pytest.mark.slow
 def test_without_media_source_the_plain_url_plays(page):
     page.evaluate("globalThis.ManagedMediaSource = globalThis.MediaSource = undefined")
     generate(page, seconds=12)
@@ -145,6 +146,7 @@ def test_where_a_policy_forbids_media_source_the_plain_url_plays(page, server):
     page.complaints.clear()
 
 
+@pytest.mark.slow
 def test_a_late_viewer_plays_from_the_newest_key_frame_on(page):
     generate(page, seconds=20)
     wait_for(page, f"{TIME} > 1.2 && {STATE} === 'running'")

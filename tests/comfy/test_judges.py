@@ -237,6 +237,7 @@ def test_the_workflow_makes_four_takes_and_saves_the_best(server, best_of_four):
     assert picture_and_sound(server.file(outputs[SAVE]["images"][0]))[0] == 21
 
 
+@pytest.mark.slow
 def test_lip_sync_decides_between_takes_that_are_long_enough(server, best_of_four):
     graph = with_inputs(best_of_four, SAMPLER, seconds=3, takes=2, width=SIDE, height=SIDE)
     graph["seed"] = shown([SAMPLER, 2])

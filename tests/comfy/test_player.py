@@ -220,6 +220,7 @@ def test_a_removed_node_stops_watching(canvas):
     canvas.ask("() => window.app.api.interrupt(null)")
 
 
+@pytest.mark.slow
 def test_where_the_page_s_policy_forbids_media_source_the_plain_url_plays(browser, server):
     canvas = PlayerCanvas(browser, server, policy=True)
     try:

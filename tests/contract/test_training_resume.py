@@ -75,13 +75,10 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 ADAPTERS = {"adapters": {"rank": 2, "alpha": 2.0}, "train": {"partial": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("die", "groups"),
-    [
-        pytest.param("before:2", {}, marks=pytest.mark.slow),
-        ("within:2", {}),
-        pytest.param("within:2", ADAPTERS, marks=pytest.mark.slow),
-    ],
+    [("before:2", {}), ("within:2", {}), ("within:2", ADAPTERS)],
     ids=["before", "within", "within, adapters"],
 )
 def test_a_killed_distillation_ends_as_if_it_had_not_been_killed(world, tmp_path, die, groups):

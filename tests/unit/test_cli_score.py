@@ -96,6 +96,7 @@ def test_clips_of_other_kinds_are_judged_as_far_as_they_can_be(score, tmp_path, 
     assert words in table
 
 
+@pytest.mark.slow
 def test_a_4k_clip_is_searched_at_a_smaller_size_and_says_so(score, tmp_path):
     path = write_clip(tmp_path / "large.mp4", fps=5, frames=11, size=(2160, 3840))
     assert "faces were searched at 480x270, frames are 3840x2160" in score(path, "--judges", "sync")

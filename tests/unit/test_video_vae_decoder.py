@@ -171,6 +171,7 @@ def test_the_size_of_a_state_is_known_before_it_is_made():
     assert state.nbytes == decoder.state_nbytes(2, HEIGHT, WIDTH, torch.bfloat16)
 
 
+@pytest.mark.slow
 def test_the_decoder_compiles_without_graph_breaks():
     decoder, latents = make_decoder(), make_latents(3)
     expected, _ = decoder.decode(latents, start(decoder))
