@@ -27,6 +27,7 @@ from .long_stream import long_stream_inputs
 from .room import ready
 from .run import RunReport, as_audio, engine_of
 from .script import encoded, read_positive
+from .sizes import request_of, size_input
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
 MAX_SEED = 2**53 - 1
@@ -130,6 +131,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
                 *rare_sampling_inputs(),
                 first_frame_input(),
                 *long_stream_inputs(),
+                size_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="24 fps with sound; for Save Video."),
@@ -180,7 +182,7 @@ class HalloLiveStreamSampler(io.ComfyNode):
         clip: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = with_first_frame(Request(**settings), first_frame, vae)
+        request = with_first_frame(request_of(settings), first_frame, vae)
         engine = engine_of(model=model, vae=vae)
         text_dim = model.patcher.model.config.video.text_dim
         told, patchers = read_positive(positive, text_dim), (model.patcher, vae.video, vae.audio)
@@ -219,6 +221,7 @@ class HalloLiveSampler(io.ComfyNode):
                     optional=True,
                     tooltip="From Hallo-Live VAE Loader; only for a picture as first_frame.",
                 ),
+                size_input(),
             ],
             outputs=latent_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -243,7 +246,7 @@ class HalloLiveSampler(io.ComfyNode):
         vae: LoadedVae | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = with_first_frame(with_end(Request(**settings)), first_frame, vae)
+        request = with_first_frame(with_end(request_of(settings)), first_frame, vae)
         engine = engine_of(model=model)
         told = read_positive(positive, model.patcher.model.config.video.text_dim)
         report = RunReport(cls.hidden.unique_id, engine)

@@ -106,7 +106,9 @@ def test_a_clip_that_fits_nowhere_is_refused_with_numbers_and_two_remedies(in_pr
 def test_the_clip_is_the_same_in_every_state_of_the_hosts_memory(in_process):
     states = in_process["states"]
     assert len({facts["sum"] for facts in states.values()}) == 1, states
-    assert states["NO_VRAM"]["away"] > 0 == states["HIGH_VRAM"]["away"]
+    assert (
+        states["NO_VRAM"]["away"] > 0 == states["HIGH_VRAM"]["away"] == states["GPU_ONLY"]["away"]
+    )
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Makes one clip in every state of the host's memory manager, and prints what came out as JSON.
 
 Run as `python vram_states.py COMFYUI PACK BASE` in a process of its own. The states belong to the
-host's flags --highvram, --normalvram, --lowvram and --novram, which it takes for GPUs only; here it
-is told that the CPU is one, so that it keeps weights away and brings them layer by layer.
+host's flags --highvram, --normalvram, --lowvram, --novram and --gpu-only, which exclude --cpu; here
+it is told that the CPU is a GPU, so that it keeps weights away and brings them layer by layer.
 """
 
 import importlib
@@ -17,7 +17,10 @@ from pack_facts import load_host, load_pack, name_of
 CHOICES = ("hallolive_dit.safetensors", "default", "default")
 """File, weights and attention of the model loader."""
 
-STATES = ("DISABLED", "HIGH_VRAM", "NORMAL_VRAM", "LOW_VRAM", "NO_VRAM")
+GPU_ONLY = "GPU_ONLY"
+"""HIGH_VRAM, and nothing is ever put away."""
+
+STATES = ("DISABLED", "HIGH_VRAM", "NORMAL_VRAM", "LOW_VRAM", "NO_VRAM", GPU_ONLY)
 
 
 def main() -> None:
@@ -49,7 +52,8 @@ def in_state(state: str, nodes: dict, pack_name: str) -> dict:
     core = importlib.import_module(f"{pack_name}.hallo_live_core")
     run, room = (importlib.import_module(f"{pack_name}.nodes.{name}") for name in ("run", "room"))
     management.unload_all_models()
-    management.vram_state = management.VRAMState[state]
+    management.args.gpu_only = state == GPU_ONLY
+    management.vram_state = management.VRAMState["HIGH_VRAM" if state == GPU_ONLY else state]
     management.is_device_cpu = lambda _device: state == "DISABLED"
     loader = nodes["HalloLiveModelLoader"]
     (model,) = loader.execute(*CHOICES).result
