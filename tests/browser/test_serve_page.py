@@ -37,10 +37,14 @@ def page(browser, server):
 
 
 def generate(page, *, seconds: int, prompt: str | None = None) -> None:
+    """Ask for a clip, and wait until the player shows that one instead of an earlier test's."""
     if prompt is not None:
         page.fill("#prompt", prompt)
     page.fill("input[name=seconds]", str(seconds))
-    page.click("#go")
+    with page.expect_response("**/api/generate") as answer:
+        page.click("#go")
+    session = answer.value.json()["id"]
+    wait_for(page, f"document.getElementById('stream-link').href.includes('{session}')")
 
 
 def wait_for(page, condition: str) -> None:
