@@ -205,6 +205,11 @@ def test_a_judge_of_another_kind_is_refused(config):
         settings_from_config(config)
 
 
+def test_the_published_constants_are_those_of_the_spec():
+    vq, mq, ta = ((3.6757, 2.2476), (1.1646, 1.3811), (2.8105, 2.5121))  # spec 08 §4.6
+    assert (Norm(*vq), Norm(*mq), Norm(*ta)) == PUBLISHED_NORM
+
+
 def test_published_settings_hold_where_the_file_says_nothing():
     assert settings_from_config({"num_frames": None}).norms == PUBLISHED_NORM
     assert settings_from_config({"fps": 2.0, "peft": {"lora_alpha": 16}}).lora_alpha == 16
