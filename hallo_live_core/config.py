@@ -15,10 +15,12 @@ HEAD_DIM = 128
 TEXT_LENGTH = 512
 """Rows of the text embedding, zero rows beyond the prompt (spec 05 §4)."""
 
+SIZE_STEP = 32
+"""Pixels: 16 of the video VAE times the transformer's patch of 2 (spec 03 §2)."""
 
 KNOWN_SIZES = ((512, 992), (992, 512), (704, 704), (448, 1152), (1152, 448))
 """Height and width in pixels: what the model was trained with, then the others of Ovi's list, after
-the snapping of its teacher (spec 02 §7). Any other multiple of 32 can be asked for."""
+the snapping of its teacher (spec 02 §7). Any other multiple of SIZE_STEP can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST_VALUE = 40
+"""Characters of a wrong value that a message repeats."""
+
 
 class HalloLiveError(Exception):
     """Base of all errors raised on purpose.
@@ -49,6 +52,15 @@ class Cancelled(HalloLiveError):  # noqa: N818 - the field's word; nothing went 
 
     def __init__(self) -> None:
         super().__init__("The run was cancelled")
+
+
+def shortened(value: object) -> str:
+    """A wrong value as a message repeats it; absurd ones are long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python refuses to write out numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
 
 
 def _sentence(text: str) -> str:

@@ -26,11 +26,10 @@ from ..models.dit.scaled_linear import (
 from ..models.dit.visibility import Attention, sdpa
 from . import identify, quantise
 from .assemble import check_fit, reading
+from .build import META
 from .config_json import config_from_metadata
 from .files import read_file
 from .lora import LoraFiles, Steps, changed, load_steps
-
-META = torch.device("meta")
 
 
 def load_transformer_in_8_bits(
@@ -84,12 +83,7 @@ def load_transformer_in_8_bits(
 
 def is_matrix(name: str, weight: Tensor) -> bool:
     """Whether 8 bits suit this tensor of `DualStreamDiT`: the matrices inside the layers."""
-    return (
-        name.startswith("blocks.")
-        and name.endswith(quantise.WEIGHT)
-        and weight.ndim == quantise.MATRIX_AXES
-        and not any(side % quantise.MULTIPLE for side in weight.shape)
-    )
+    return name.startswith("blocks.") and quantise.fits_8_bits(name, weight)
 
 
 def transformer_nbytes(

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shortened
+from ..functional.precision import at_least_float32
 from ..models.dit.weights import module_name
 from .files import read_file
 from .identify import some
@@ -125,7 +126,7 @@ def check_lora(lora: Lora, shapes: Mapping[str, Sequence[int]], source: str) -> 
 
 def changed(weight: Tensor, steps: Steps) -> Tensor:
     """A changed copy of a weight [out, in], computed in float32 and rounded once to its dtype."""
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    wide = weight.to(at_least_float32(weight.dtype))
     for change, strength in steps:
         product = change.up.to(wide) @ change.down.to(wide)
         wide = torch.add(wide, product, alpha=strength * change.scale)
@@ -222,7 +223,7 @@ def _number(value: object, source: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise CheckpointError(f"{source} holds an alpha that is no number", found=str(value)[:40])
+        raise CheckpointError(f"{source} holds an alpha that is no number", found=shortened(value))
     return number
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shortened
 from .identify import some
 
 FORMATS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
@@ -123,11 +123,15 @@ def quantisable(tensors: Mapping[str, Tensor], *, keep_audio: bool = False) -> t
         name.removesuffix(WEIGHT)
         for name, tensor in sorted(tensors.items())
         if ".blocks." in name
-        and name.endswith(WEIGHT)
-        and tensor.ndim == MATRIX_AXES
-        and not any(side % MULTIPLE for side in tensor.shape)
+        and fits_8_bits(name, tensor)
         and not (keep_audio and name.startswith(AUDIO))
     )
+
+
+def fits_8_bits(name: str, tensor: Tensor) -> bool:
+    """Whether this is the weight of a linear layer with sides that 8-bit products can have."""
+    is_matrix = name.endswith(WEIGHT) and tensor.ndim == MATRIX_AXES
+    return is_matrix and not any(side % MULTIPLE for side in tensor.shape)
 
 
 def scale_of(weight: Tensor) -> Tensor:
@@ -193,7 +197,7 @@ def _problem(tensors: Mapping[str, Tensor], layer: str) -> str | None:
 
 def _format(mark: Tensor) -> str:
     try:
-        return str(json.loads(mark.numpy().tobytes())["format"])[:40]
+        return shortened(json.loads(mark.numpy().tobytes())["format"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return "that cannot be read"
 

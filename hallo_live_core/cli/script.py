@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import HalloLiveError, RequestError
+from ..errors import HalloLiveError, RequestError, shortened
 from ..functional.script import NextSaid, Script, ScriptLine
 from ..live.lines import Lines
 from ..prompts import respeak
@@ -159,4 +159,4 @@ def _seconds(row: Mapping[str | None, str | None]) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise RequestError("The seconds are no number", found=text[:40]) from None
+        raise RequestError("The seconds are no number", found=shortened(text)) from None

@@ -6,8 +6,8 @@ import math
 import numbers
 from dataclasses import replace
 
-from ..config import HALLO_5B, StreamSettings
-from ..errors import RequestError
+from ..config import HALLO_5B, SIZE_STEP, StreamSettings
+from ..errors import RequestError, shortened
 from ..prompts import check_prompt
 from ..types import Request
 from .blocks import ClipPlan
@@ -15,9 +15,6 @@ from .window import Window
 
 SECONDS_PER_BLOCK = 1
 """A block of 6 video latents is 24 frames at 24 fps (spec 01 §1)."""
-
-SIZE_STEP = 32
-"""Pixels: 16 of the VAE times the transformer's patch of 2 (spec 03 §2)."""
 
 MAX_SEED = 2**64 - 1
 
@@ -32,9 +29,6 @@ WHOLE_NUMBERS = (
     *("window_blocks", "sink_blocks", "opening_latents"),
 )
 """The settings of a request that count something."""
-
-LONGEST_VALUE = 40
-"""Characters of a wrong value that a message repeats."""
 
 
 def plan_request(
@@ -130,7 +124,7 @@ def _check_size(name: str, pixels: int, rope_rows: int) -> None:
 
 def _check_whole(name: str, value: object) -> None:
     if not isinstance(value, numbers.Integral) or abs(int(value)) > MAX_SEED:
-        raise RequestError(f"The {name} must be a whole number of 64 bits", found=_short(value))
+        raise RequestError(f"The {name} must be a whole number of 64 bits", found=shortened(value))
 
 
 def _check_seconds(seconds: float) -> None:
@@ -138,15 +132,6 @@ def _check_seconds(seconds: float) -> None:
     if not (isinstance(seconds, numbers.Real) and 0 <= seconds <= MAX_SECONDS):
         raise RequestError(
             f"A clip needs a length above zero, and at most {MAX_SECONDS} seconds",
-            found=f"{_short(seconds)} seconds",
+            found=f"{shortened(seconds)} seconds",
             fix="use 5, or 0 to go on until you stop it",
         )
-
-
-def _short(value: object) -> str:
-    """A value in a message; the absurd ones are long."""
-    try:
-        text = str(value)
-    except ValueError:  # Python refuses to write out numbers of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import HalloLiveError, RequestError
+from ..errors import HalloLiveError, RequestError, shortened
 from ..prompts import check_prompt, estimate_speech_seconds, respeak, speech_of
 from ..types import TextContext
 from .request import MAX_SECONDS, SECONDS_PER_BLOCK
@@ -48,7 +48,7 @@ class ScriptLine:
         if not (isinstance(self.seconds, numbers.Real) and 0 < self.seconds <= MAX_SECONDS):
             raise RequestError(
                 f"A line lasts longer than 0 and at most {MAX_SECONDS} seconds",
-                found=str(self.seconds)[:40],
+                found=shortened(self.seconds),
                 fix="give its seconds, such as 5, or leave them away in the last line",
             )
 

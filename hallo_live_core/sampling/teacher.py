@@ -11,15 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..config import SIZE_STEP
 from ..errors import RequestError
 from ..functional.first_frame import start_with
 from ..functional.solvers import EulerSolver, UniPCSolver, euler_table, unipc_table
 from ..models.dit import DualStreamDiT, TeacherPass
 from ..state.session import Text
 from ..types import TextContext
-
-SNAP_PIXELS = 32
-"""Pixel sizes are multiples of this: 16 pixels per latent, two latents per patch."""
 
 LEAST_AREA = 720 * 720
 """Smaller requests are scaled up to this many pixels before snapping."""
@@ -135,7 +133,7 @@ def snap_size(height: int, width: int) -> tuple[int, int]:
     """
     scale = math.sqrt(max(height * width, LEAST_AREA) / (height * width))
     sides = (round(side * scale) for side in (height, width))
-    snapped = [max(SNAP_PIXELS, SNAP_PIXELS * round(side / SNAP_PIXELS)) for side in sides]
+    snapped = [max(SIZE_STEP, SIZE_STEP * round(side / SIZE_STEP)) for side in sides]
     return snapped[0], snapped[1]
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ...config import VideoVAEConfig
+from ...config import SIZE_STEP, VideoVAEConfig
 from ...errors import ShapeError
 from ...state.causal_conv import CausalState, PastFrames, PastShape
 from .interface import WORKSPACE, StreamState, group_sizes
@@ -30,9 +30,6 @@ from .resample import FACTOR, PATCH, RGB, Downsample, average_down, patchify
 
 DOWNSAMPLE_PAST_FRAMES = 1
 """Temporal down-sampling strides over its past, so it needs only the frame before."""
-
-PIXELS_PER_TOKEN = 32
-"""Picture sizes that the transformer takes are multiples of this: 16 by the VAE, 2 by its patch."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +179,7 @@ class WanVideoEncoder(nn.Module):
             raise ShapeError(
                 f"Height and width of a picture must be multiples of {multiple}",
                 found=f"{height} x {width}",
-                fix=f"resize or crop it, best to multiples of {PIXELS_PER_TOKEN}, which the"
+                fix=f"resize or crop it, best to multiples of {SIZE_STEP}, which the"
                 " transformer needs",
             )
         weight = self.conv1.weight
