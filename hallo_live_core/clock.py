@@ -58,10 +58,6 @@ class MediaClock:
         """Index of the first frame that latent number `video_latent` (from 0) decodes to."""
         return self.frames(video_latent)
 
-    def latents_for_frames(self, frames: int) -> int:
-        """Fewest video latents whose frames cover `frames`."""
-        return 0 if frames <= 0 else 1 + -(-(frames - 1) // self.frames_per_latent)
-
     def samples(self, audio_latents: int) -> int:
         """Samples that `audio_latents` decode to."""
         return audio_latents * self.samples_per_audio_latent

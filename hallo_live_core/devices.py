@@ -75,10 +75,6 @@ class Placement:
         """Whether one GPU denoises and decodes at the same time."""
         return self.beside and self.decoder == self.transformer and self.decoder.type == "cuda"
 
-    def with_dtype(self, dtype: torch.dtype) -> Placement:
-        """The same devices, all networks in `dtype`."""
-        return replace(self, dtype=dtype, decoder_dtype=dtype)
-
 
 def default_dtype(device: torch.device) -> torch.dtype:
     """bf16 where matrix units have it, float32 on the CPU."""

@@ -261,10 +261,6 @@ class HalloLive:
             settings = replace(settings, fp8_cache=fp8_cache)
         return memory_budget(sizes, request, settings, self.placement)
 
-    def working_bytes(self, request: Request) -> int:
-        """Memory that a run takes besides weights, on all devices together; see `memory`."""
-        return self.memory(request).run_nbytes
-
     # -- the parts of a run -------------------------------------------------------------------
 
     @property

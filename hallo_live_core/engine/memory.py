@@ -53,14 +53,11 @@ class MemoryBudget:
         """Where something is needed, in order of the parts."""
         return tuple(dict.fromkeys(need.device for need in self.needs))
 
-    @property
-    def run_nbytes(self) -> int:
-        """All besides weights, on all devices together."""
-        return sum(need.nbytes for need in self.needs if not need.is_weights)
-
     def run_on(self, device: torch.device) -> int:
         """Bytes besides weights on one device."""
-        return sum(n.nbytes for n in self.needs if n.device == device and not n.is_weights)
+        return sum(
+            need.nbytes for need in self.needs if need.device == device and not need.is_weights
+        )
 
     def total_on(self, device: torch.device) -> int:
         """Bytes on one device, weights included."""

@@ -21,7 +21,8 @@ from ..errors import RequestError
 from ..models.audio_vae.audio_decoder import AudioDecoder
 from ..models.dit import DualStreamDiT, fuse_projections
 from ..models.text_encoder.umt5 import TextEncoder
-from ..models.video_vae.interface import VideoDecoder
+from ..models.video_vae.decoder import WanVideoDecoder
+from ..models.video_vae.taehv import TAEHV
 from ..models.video_vae.tuning import tune
 from ..sampling.split import SplitTransformer
 
@@ -34,7 +35,7 @@ class Parts:
     """Networks on their devices."""
 
     transformer: DualStreamDiT | SplitTransformer
-    video_decoder: VideoDecoder
+    video_decoder: WanVideoDecoder | TAEHV
     audio_decoder: AudioDecoder
     text_encoder: TextEncoder
 
@@ -69,7 +70,7 @@ def load_parts(
     load = load_transformer_in_8_bits if profile.fp8_weights else load_transformer
     transformer = fuse_projections(
         load(
-            files["transformer"],
+            files[catalog.TRANSFORMER.key],
             dtype=placement.dtype,
             device=placement.transformer,
             ema=ema,
@@ -81,11 +82,11 @@ def load_parts(
         transformer=SplitTransformer(transformer, ranks) if placement.sharers else transformer,
         video_decoder=video_decoder,
         audio_decoder=load_audio_decoder(
-            files["audio_vae"], files["vocoder"], device=placement.decoder
+            files[catalog.AUDIO_VAE.key], files[catalog.VOCODER.key], device=placement.decoder
         ),
         text_encoder=load_text_encoder(
-            files["text_encoder"],
-            files["tokenizer"],
+            files[catalog.TEXT_ENCODER.key],
+            files[catalog.TOKENIZER.key],
             dtype=placement.dtype,
             device=placement.text_encoder,
         ),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
+from ..checkpoints.build import META
 from ..checkpoints.eight_bit import transformer_nbytes
 from ..config import (
     FULL,
@@ -39,8 +38,6 @@ from .memory import (
 )
 from .parts import DECODERS, load_parts
 
-META = torch.device("meta")
-
 
 def planned_memory(
     request: Request,
@@ -67,10 +64,13 @@ def planned_memory(
 def published_sizes(placement: Placement, *, profile: Profile, decoder: str) -> PartSizes:
     """Sizes of the published networks; none of them is made."""
     at = {"device": META, "dtype": placement.decoder_dtype}
-    video: WanVideoDecoder | TAEHV
-    video = TAEHV(TAEW2_2, **at) if decoder != DECODERS[0] else WanVideoDecoder(_VIDEO, **at)
+    video: WanVideoDecoder | TAEHV = (
+        WanVideoDecoder(VideoVAEConfig(), **at) if decoder == DECODERS[0] else TAEHV(TAEW2_2, **at)
+    )
     tune(video, META)
-    audio = AudioDecoder(MMAudioVAE(_AUDIO, device=META), BigVGAN(_VOCODER, device=META))
+    audio = AudioDecoder(
+        MMAudioVAE(AudioVAEConfig(), device=META), BigVGAN(VocoderConfig(), device=META)
+    )
     transformer = transformer_nbytes(HALLO_5B, placement.dtype, in_8_bits=profile.fp8_weights)
     weights = {
         TRANSFORMER: transformer,
@@ -95,11 +95,8 @@ def sizes_of_files(
     )
     weights = {
         TRANSFORMER: weight_nbytes(leader(parts.transformer)),
-        VIDEO: weight_nbytes(parts.video_decoder),  # pyright: ignore[reportArgumentType]
+        VIDEO: weight_nbytes(parts.video_decoder),
         AUDIO: weight_nbytes(parts.audio_decoder),
         TEXT: weight_nbytes(parts.text_encoder),
     }
     return PartSizes(parts.transformer.config, parts.video_decoder, weights)
-
-
-_VIDEO, _AUDIO, _VOCODER = VideoVAEConfig(), AudioVAEConfig(), VocoderConfig()

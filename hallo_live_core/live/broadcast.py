@@ -84,16 +84,6 @@ class Broadcast:
         return reader
 
     @property
-    def is_closed(self) -> bool:
-        """Whether the stream has ended."""
-        return self._closed
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the init segment is there."""
-        return self._init is not None
-
-    @property
     def nbytes(self) -> int:
         """Bytes kept in memory."""
         with self._lock:

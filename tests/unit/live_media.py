@@ -20,7 +20,7 @@ SAMPLES_PER_BLOCK = 15_360
 def clip_chunks(pictures: torch.Tensor, samples: torch.Tensor) -> Iterator[MediaChunk]:
     """Cut a clip as the engine does: a chunk per latent, a block's sound with its first chunk."""
     frame = sample = 0
-    for latent in range(CLOCK.latents_for_frames(len(pictures))):
+    for latent in range(1 + -(-(len(pictures) - 1) // CLOCK.frames_per_latent)):
         block, index = divmod(latent, LATENTS_PER_BLOCK)
         end = CLOCK.frames(latent + 1)
         sound_end = sample + (SAMPLES_PER_BLOCK if index == 0 else 0)

@@ -1,4 +1,4 @@
-"""Each part of the light profile leads away from the plain path, and no further second by second."""
+"""Each part of the light profile leads away from the plain path, but not further each second."""
 
 from benchmarks.drift import BLOCKS, OPENING, drift
 from hallo_live_core.checkpoints.tiny_weights import TRANSFORMER

@@ -17,7 +17,6 @@ from .autoencoder import UNIT_EPS
 from .merged import VAE_PREFIX, is_merged, is_weight_normed, part, ready_float
 
 GAIN = "learnable_gain"
-STATISTICS = ("data_mean", "data_std")
 MEL_BINS_44_KHZ = 128
 """By this the 44 kHz networks of MMAudio are told apart."""
 NORM_TOLERANCE = 1e-2

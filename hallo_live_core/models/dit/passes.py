@@ -50,7 +50,7 @@ class TeacherPass:
     timesteps: [b], shared by both streams.
     first_frame_clean: tokens of the first video latent are told timestep 0.
     skip_layer: a layer, counted from 0, that is left out; None leaves none out.
-    ragged: sizes of samples that were padded to one size (`ragged.stack_ragged`).
+    ragged: sizes of samples that were padded to one size (`stack_ragged`).
     """
 
     text: Text

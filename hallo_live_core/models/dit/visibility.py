@@ -6,7 +6,6 @@ them in float32. Every object here turns them into attention output [b, l, n * d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,9 +119,6 @@ class Views:
     audio_self: Visible
     video_to_audio: Visible
     audio_to_video: Visible
-
-
-ViewsPerLayer = Sequence[Views]
 
 
 def _attend(

@@ -19,8 +19,6 @@ from .taehv import TIME_GROWTH, TAEHVConfig
 
 StateDict = Mapping[str, Tensor]
 
-Kind = Literal["wan2.2", "taehv"]
-
 Part = Literal["decoder", "encoder"]
 
 _PARTS: dict[Part, tuple[str, str]] = {
@@ -29,18 +27,6 @@ _PARTS: dict[Part, tuple[str, str]] = {
 }
 
 _FIX = "use Wan2.2_VAE.pth of Wan-AI/Wan2.2-TI2V-5B, its safetensors form, or taew2_2"
-
-
-def identify(state_dict: StateDict) -> Kind:
-    """Which video decoder these weights are.
-
-    Raises:
-        CheckpointError: none that fits; says what the file seems to be.
-    """
-    if _is_taehv(state_dict):
-        return "taehv"
-    _check_wan(state_dict)
-    return "wan2.2"
 
 
 def config_from_state_dict(state_dict: StateDict) -> VideoVAEConfig:
