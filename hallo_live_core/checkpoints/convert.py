@@ -15,6 +15,7 @@ from ..models.dit.fusion import DualStreamDiT
 from ..paths import refuse_link
 from . import identify, quantise
 from .assemble import check_fit, reading
+from .build import META
 from .config_json import config_to_metadata
 from .files import SAFETENSORS, WeightFile, read_file
 from .lora import LoraFiles, changed, load_steps
@@ -115,7 +116,7 @@ def _describe(file: WeightFile) -> dict[str, str]:
             )
         config = transformer_weights.config_from_state_dict(file.tensors)
         named = transformer_weights.to_module(file.tensors)
-        check_fit(DualStreamDiT(config, device=torch.device("meta")), named, file.name)
+        check_fit(DualStreamDiT(config, device=META), named, file.name)
     return {"format": "pt", "converted_from": file.name} | config_to_metadata(config)
 
 

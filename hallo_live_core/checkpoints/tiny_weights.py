@@ -31,6 +31,7 @@ from ..models.text_encoder.umt5 import build_network
 from ..models.video_vae.decoder import WanVideoDecoder
 from ..models.video_vae.encoder import WanVideoEncoder
 from ..models.video_vae.taehv import TAEHV, TAEHVConfig
+from .build import META
 
 TEXT_DIM = 64
 
@@ -62,8 +63,6 @@ VOCODER = VocoderConfig(channels=64, resblock_kernels=(3,))
 TEXT_ENCODER = TextEncoderConfig(
     vocab_size=512, dim=TEXT_DIM, attention_dim=64, ffn_dim=128, num_layers=2, num_heads=2
 )
-
-META = torch.device("meta")
 
 BIAS = 0.05
 """Size of the biases of unit-sized layers."""

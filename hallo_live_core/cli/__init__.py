@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from ..errors import HalloLiveError
 from . import budget, files, generate, score, serve
-
-EXIT_FAILED = 1
+from .exit_codes import EXIT_FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

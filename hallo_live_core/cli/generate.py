@@ -21,19 +21,19 @@ from ..live.delivery import Delivery, FileSink, Sink
 from ..media.mp4 import Mp4Writer
 from ..prompts import file_stem
 from ..types import Request
+from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from .first_frame import add_image_option, encode_image, read_image
 from .live import add_live_option, messages, open_live
 from .loading import add_model_options, load_engine, parse_size, placement
 from .report import ProgressBar, Stopwatch, table
 from .script import add_stream_options, read_script, said_next, stream_settings
-from .stopping import EXIT_INTERRUPTED, StopFlag, stop_on_signal
+from .stopping import StopFlag, stop_on_signal
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 PROMPT_COLUMN = "text_prompt"
 DEFAULT_OUTPUT = Path("out")
-EXIT_FAILED = 1
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
 from tqdm import tqdm
@@ -21,14 +20,14 @@ from ..media.clip_reader import read_clip, read_prompt
 from ..media.encoders import jpeg
 from ..rewards.base import JudgeProgress, Reward
 from ..rewards.sync.judge import Faces
-from .stopping import EXIT_INTERRUPTED, StopFlag, stop_on_signal
+from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
+from .stopping import StopFlag, stop_on_signal
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 CSV_NAME, HTML_NAME = "scores.csv", "scores.html"
-EXIT_FAILED = 1
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -95,12 +94,7 @@ class JudgeBar:
     def __enter__(self) -> JudgeBar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
     def __call__(self, progress: JudgeProgress) -> None:

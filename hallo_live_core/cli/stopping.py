@@ -6,9 +6,6 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-EXIT_INTERRUPTED = 130
-"""What shells expect of a command that was stopped by Ctrl-C."""
-
 
 class StopFlag:
     """Becomes true when the user asks to stop."""

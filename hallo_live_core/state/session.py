@@ -12,6 +12,7 @@ from torch import Tensor
 from ..config import TransformerConfig
 from ..errors import HalloLiveError, ShapeError
 from ..functional.blocks import Block, ClipPlan
+from ..functional.precision import at_least_float32
 from ..functional.rope import RotaryTables
 from ..types import TextContext
 from .fp8_cache import fp8_cache_nbytes
@@ -253,7 +254,7 @@ def session_nbytes(config: TransformerConfig, shape: SessionShape, dtype: torch.
         text = (1 + 2 * config.num_layers) * shape.batch * stream.text_len * stream.dim
         times = 7 * shape.num_timesteps * stream.dim
         values += text + times
-    rotary = torch.promote_types(dtype, torch.float32).itemsize * config.video.head_dim
+    rotary = at_least_float32(dtype).itemsize * config.video.head_dim
     tables = values * dtype.itemsize + rotary * (tokens + plan.audio_horizon + shape.plan.slides)
     return cache_nbytes(config, shape, dtype) + tables
 

@@ -15,6 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ...functional.precision import at_least_float32
+
 PHASES = 4
 """Row parity (the slower one) and column parity."""
 
@@ -63,7 +65,7 @@ def phase(phases: Tensor, row: int, column: int) -> Tensor:
 
 
 def _wide(weight: Tensor, taps: tuple[tuple[tuple[int, ...], ...], ...]) -> tuple[Tensor, Tensor]:
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    wide = weight.to(at_least_float32(weight.dtype))
     return wide, torch.tensor(taps, device=wide.device, dtype=wide.dtype)
 
 

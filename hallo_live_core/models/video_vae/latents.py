@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...functional.precision import at_least_float32
+
 LATENT_MEAN = (
     *(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557),
     *(-0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825),
@@ -47,7 +49,7 @@ class LatentScale:
     @classmethod
     def on(cls, device: torch.device | None, dtype: torch.dtype = torch.float32) -> LatentScale:
         """The published constants on `device`, in float32 or, if `dtype` is wider, in `dtype`."""
-        wide = torch.promote_types(dtype, torch.float32)
+        wide = at_least_float32(dtype)
         mean = torch.tensor(LATENT_MEAN, device=device, dtype=wide)
         std = torch.tensor(LATENT_STD, device=device, dtype=wide)
         return cls(mean=mean[:, None, None], std=std[:, None, None])

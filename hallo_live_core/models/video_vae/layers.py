@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...functional.precision import at_least_float32
 from ...state.causal_conv import PastFrames
 
 SMALLEST_NORM = 1e-12
@@ -69,7 +70,7 @@ class ChannelNorm(nn.Module):
         out.copy_(functional.silu(self._wide(x), inplace=True))
 
     def _wide(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = at_least_float32(x.dtype)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
         scale = math.sqrt(x.shape[1]) / length.clamp_min_(SMALLEST_NORM)
         return (x * scale).mul_(self.gamma.to(x.device))

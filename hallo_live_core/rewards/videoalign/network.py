@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...functional.precision import at_least_float32
 from ..hugging_face import transformers_module
 from .frames import MERGE, PAIR, PATCH
 
@@ -101,7 +102,7 @@ def reward_head(hidden: Tensor, positions: Tensor, weight: Tensor) -> Tensor:
     """The head at some positions, in float32 or finer, whatever autocast says."""
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]
     picked = hidden[rows, positions.to(hidden.device)]
-    precise = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
+    precise = at_least_float32(torch.promote_types(hidden.dtype, weight.dtype))
     with torch.autocast(hidden.device.type, enabled=False):
         return functional.linear(picked.to(precise), weight.to(precise)).squeeze(-1)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...functional.precision import at_least_float32
 from ..key_table import count, inverted, renamed
 from .frames import PAIR, PATCH
 from .network import EPS, ROPE_THETA, VideoAlignConfig
@@ -71,7 +72,7 @@ def to_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _merged(weight: Tensor, down: Tensor, up: Tensor, alpha: float) -> Tensor:
-    precise = torch.promote_types(weight.dtype, torch.float32)
+    precise = at_least_float32(weight.dtype)
     delta = up.to(precise) @ down.to(precise)
     return torch.add(weight.to(precise), delta, alpha=alpha / len(down)).to(weight.dtype)
 
