@@ -32,10 +32,15 @@ def test_a_script_whose_lines_all_end_has_a_length():
     assert Script([ScriptLine("a", 2), ScriptLine("b", 1.2)]).seconds == 4
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5", 10**9, 10**5000])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5", 10**9])
 def test_a_line_of_no_length_is_refused(seconds):
     with pytest.raises(RequestError, match="A line lasts"):
         ScriptLine("a", seconds)
+
+
+def test_a_number_too_long_to_write_out_is_refused_as_any_other():
+    with pytest.raises(RequestError, match="Found: a number of thousands of digits"):
+        ScriptLine("a", 10**5000)
 
 
 def test_only_the_last_line_may_be_without_end():
