@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from training.data.embeddings import AUDIO_NEGATIVE, TEXT, VIDEO_NEGATIVE
-from training.data.ode_pairs import AUDIO, NUM_STATES, VIDEO, ClipSize, pair_key
+from training.data.ode_pairs import AUDIO, VIDEO, ClipSize, pair_key
 from training.data.prompts import prompt_key
 from training.data.shards import ShardWriter
 from training.toy.files import write_clips, write_network
@@ -19,6 +19,8 @@ SIZE = ClipSize(video_latents=2, audio_latents=10, height=2, width=4)
 BLOCKS = {"video_latents": 1, "audio_latents": 5}
 PROMPTS = toy_prompts()[:6]
 CONFIG = toy_config(dim=16, num_layers=1)
+STEPS = 4
+"""Of the student; a trajectory has a state more."""
 
 
 def write_world(root: Path) -> Path:
@@ -33,9 +35,9 @@ def write_world(root: Path) -> Path:
     return root
 
 
-def write_pairs(folder: Path) -> None:
+def write_pairs(folder: Path, steps: int = STEPS) -> None:
     clips = make_clips(PROMPTS, SIZE, seed=2)
-    shares = torch.linspace(1, 0, NUM_STATES)
+    shares = torch.linspace(1, 0, steps + 1)
     with ShardWriter(folder, samples_per_shard=3) as writer:
         for i, prompt in enumerate(PROMPTS):
             tensors = {

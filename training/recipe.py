@@ -88,7 +88,7 @@ class DataSettings:
 
     held_out: pairs that nothing learns from; stage 1 is measured by them with its samples.
     verify: compare checksums before the run, which reads everything. skip: file of keys, one a
-    line, that are left out. samples_per_shard: of what is written.
+    line, that training leaves out; of prompts in stage 2. samples_per_shard: of what is written.
     """
 
     text: str

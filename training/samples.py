@@ -58,7 +58,9 @@ class Observer:
             decoder_files(Path(recipe.model.decoders))
         self.held_out: Samples | None = None
         if recipe.data.held_out:
-            self.held_out = open_pairs(Path(recipe.data.held_out), recipe.clip, config)
+            steps = len(recipe.schedule.steps)
+            folder = Path(recipe.data.held_out)
+            self.held_out = open_pairs(folder, recipe.clip, config, steps=steps)
             self.text.check(prompts_of(self.held_out))
 
     def __call__(self, learner: Learner, step: int) -> dict[str, float]:

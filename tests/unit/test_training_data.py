@@ -12,15 +12,16 @@ from training.config_reader import build
 from training.data.embeddings import TextStore, unpadded
 from training.data.lmdb_layout import LmdbPairs, write_lmdb
 from training.data.ode_pairs import ClipSize, open_pairs
-from training.data.prompts import read_prompts
+from training.data.prompts import prompt_key, read_prompts
 from training.data.sampler import EndlessOrder
 from training.data.shards import DataError, ShardStore, ShardWriter, finished_keys
 from training.parallel import Processes
+from training.phases.batches import prompts_of
 from training.phases.distill import Distillation
 from training.phases.ode_init import ODEInit
 from training.recipe import Recipe
 
-from ..training_world import CONFIG, PROMPTS, SIZE, recipe_values, write_world
+from ..training_world import CONFIG, PROMPTS, SIZE, STEPS, recipe_values, write_pairs, write_world
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,9 @@ def test_damage_of_shards_is_found_when_they_are_opened(tmp_path):
 
 def test_trajectories_survive_the_way_through_the_reference_layout(world, tmp_path):
     pytest.importorskip("lmdb")
-    pairs = open_pairs(world / "pairs", SIZE, CONFIG)
+    pairs = open_pairs(world / "pairs", SIZE, CONFIG, steps=STEPS)
     assert write_lmdb(pairs, tmp_path / "lmdb") == len(PROMPTS)
-    back = open_pairs(tmp_path / "lmdb", SIZE, CONFIG)
+    back = open_pairs(tmp_path / "lmdb", SIZE, CONFIG, steps=STEPS)
     assert isinstance(back, LmdbPairs)
     for key, old in zip(back.keys, pairs.keys, strict=True):
         assert back[key].info["prompt"] == pairs[old].info["prompt"]
@@ -100,7 +101,51 @@ def test_trajectories_survive_the_way_through_the_reference_layout(world, tmp_pa
             assert torch.equal(back[key].tensors[name], tensor.half().float())
     del back  # one process opens an environment once
     with pytest.raises(DataError, match=r"video_latents.*do not fit"):
-        open_pairs(tmp_path / "lmdb", ClipSize(4, 20, 2, 4), CONFIG)
+        open_pairs(tmp_path / "lmdb", ClipSize(4, 20, 2, 4), CONFIG, steps=STEPS)
+
+
+def test_a_truncated_row_of_the_reference_layout_is_found_when_it_is_opened(world, tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    write_lmdb(open_pairs(world / "pairs", SIZE, CONFIG, steps=STEPS), tmp_path / "lmdb")
+    with lmdb.open(str(tmp_path / "lmdb")) as data, data.begin(write=True) as transaction:
+        transaction.put(b"audio_latents_3_data", b"\0\0")
+    with pytest.raises(DataError, match=r"Row 3 of audio_latents .*truncated"):
+        open_pairs(tmp_path / "lmdb", SIZE, CONFIG, steps=STEPS)
+
+
+def test_the_prompts_of_trajectories_are_known_without_reading_tensors(world, tmp_path):
+    pytest.importorskip("lmdb")
+    write_lmdb(open_pairs(world / "pairs", SIZE, CONFIG, steps=STEPS), tmp_path / "lmdb")
+
+    class Unread(LmdbPairs):
+        def __getitem__(self, key):
+            raise AssertionError("a trajectory has been read")
+
+    shapes = {name: (STEPS + 1, *shape) for name, shape in SIZE.shapes(CONFIG).items()}
+    assert sorted(prompts_of(Unread(tmp_path / "lmdb", shapes))) == sorted(PROMPTS)
+
+
+def test_samples_without_a_prompt_are_refused(tmp_path):
+    fill(tmp_path, 1)
+    with pytest.raises(DataError, match=r"1 samples have no prompt"):
+        prompts_of(ShardStore(tmp_path))
+
+
+def test_a_student_of_other_steps_learns_from_trajectories_of_as_many_states(world, tmp_path):
+    write_pairs(tmp_path / "pairs", steps=2)
+    groups = {"data": {"pairs": str(tmp_path / "pairs")}, "schedule": {"steps": [1000, 500]}}
+    recipe = build(Recipe, recipe_values(world, "train-ode", **groups))
+    ODEInit(recipe, Processes(recipe.parallel, cpu=True))
+    assert "does not fit" in refused(world, "train-ode", DataError, data=groups["data"])
+
+
+def test_stage_2_leaves_out_prompts_of_the_skip_list(world, tmp_path):
+    left_out, *kept = sorted(PROMPTS)
+    (tmp_path / "skip.txt").write_text(f"{prompt_key(left_out)}\n")
+    values = recipe_values(world, "train-hpdmd", data={"skip": str(tmp_path / "skip.txt")})
+    recipe = build(Recipe, values)
+    phase = Distillation(recipe, Processes(recipe.parallel, cpu=True))
+    assert sorted({phase.order[i] for i in range(len(kept))}) == kept
 
 
 def test_an_epoch_shows_every_sample_once_and_the_next_in_another_order():

@@ -20,15 +20,18 @@ from .shards import DataError, Sample, Samples
 
 NAMES = {"video": "video_latents", "audio": "audio_latents"}
 PROMPTS = "prompts"
+FLOAT16 = 2
+"""Bytes of a stored value."""
+
 MAP_BYTES_SPARE = 2**26
 """Room for the tree of the database beside its values."""
 
 
 class LmdbPairs:
-    """Reads an environment; keys are row numbers.
+    """Reads an environment; keys are row numbers. Sizes of all rows are looked at when it opens.
 
     Raises:
-        DataError: the environment is damaged, or its rows have other shapes.
+        DataError: the environment is damaged, a row is missing or truncated, or of another shape.
         HalloLiveError: lmdb is not installed.
     """
 
@@ -52,26 +55,38 @@ class LmdbPairs:
         if len(counts) != 1:
             raise DataError(f"{path} has unequal numbers of rows", found=sorted(counts))
         self._count = counts.pop()
+        self._check_rows()
 
     @property
     def keys(self) -> list[str]:
         """See `Samples`."""
         return [f"{i:09d}" for i in range(self._count)]
 
+    def info(self, key: str) -> dict[str, Any]:
+        """See `Samples`."""
+        return {"prompt": self._get(f"{PROMPTS}_{int(key)}_data").decode()}
+
     def __getitem__(self, key: str) -> Sample:
-        row = int(key)
         tensors = {}
         for name, stored in NAMES.items():
-            shape = self._shapes[name]
-            data = self._get(f"{stored}_{row}_data")
-            if len(data) != 2 * math.prod(shape):
-                raise DataError(
-                    f"Row {row} of {stored} in {self.path} is truncated",
-                    found=f"{len(data)} bytes instead of {2 * math.prod(shape)}",
-                )
-            values = np.frombuffer(data, dtype=np.float16).reshape(shape)
+            data = self._get(f"{stored}_{int(key)}_data")
+            values = np.frombuffer(data, dtype=np.float16).reshape(self._shapes[name])
             tensors[name] = torch.from_numpy(values.astype(np.float32))
-        return Sample(tensors, {"prompt": self._get(f"{PROMPTS}_{row}_data").decode()})
+        return Sample(tensors, self.info(key))
+
+    def _check_rows(self) -> None:
+        """Sizes only: what a row holds stays on disk."""
+        with self._environment.begin(buffers=True) as transaction:
+            for row in range(self._count):
+                for name, stored in NAMES.items():
+                    value = transaction.get(f"{stored}_{row}_data".encode())
+                    found, wanted = len(value or b""), FLOAT16 * math.prod(self._shapes[name])
+                    if found != wanted:
+                        raise DataError(
+                            f"Row {row} of {stored} in {self.path} is missing or truncated",
+                            found=f"{found:,} bytes instead of {wanted:,}",
+                            fix="copy the environment again",
+                        )
 
     def _shape(self, name: str) -> list[int]:
         return [int(size) for size in self._get(f"{name}_shape").decode("ascii").split()]
@@ -94,12 +109,12 @@ def write_lmdb(samples: Samples, path: Path) -> int:
     lmdb = _lmdb()
     firsts: dict[str, str] = {}
     for key in samples.keys:
-        firsts.setdefault(str(samples[key].info["prompt"]), key)
+        firsts.setdefault(str(samples.info(key)["prompt"]), key)
     if not firsts:
         raise DataError("There are no trajectories to write")
     first = samples[next(iter(firsts.values()))].tensors
     shapes = {name: tuple(first[name].shape) for name in NAMES}
-    nbytes = 2 * sum(math.prod(shape) for shape in shapes.values()) * len(firsts)
+    nbytes = FLOAT16 * sum(math.prod(shape) for shape in shapes.values()) * len(firsts)
     Path(path).mkdir(parents=True, exist_ok=True)
     with lmdb.open(str(path), map_size=2 * nbytes + MAP_BYTES_SPARE) as environment:
         for row, (prompt, key) in enumerate(firsts.items()):

@@ -1,4 +1,4 @@
-"""Trajectories of the teacher: five states from noise to clean per prompt and seed (spec 06 §2)."""
+"""Trajectories of the teacher: a few states from noise to clean, a prompt and a seed (06 §2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from .prompts import prompt_key
 from .shards import Samples, ShardStore, check_shapes
 
 VIDEO, AUDIO = "video", "audio"
-NUM_STATES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +49,18 @@ def open_clips(
 
 
 def open_pairs(
-    path: Path, size: ClipSize, config: TransformerConfig, *, verify: bool = False
+    path: Path, size: ClipSize, config: TransformerConfig, *, steps: int, verify: bool = False
 ) -> Samples:
     """Trajectories from a folder of shards or from the reference's LMDB environment.
 
-    video [state, f, c, h, w], audio [state, a, c], noisiest state first; info "prompt".
+    video [state, f, c, h, w], audio [state, a, c], noisiest state first; info "prompt". There is a
+    state for each of the student's `steps`, and the clean end.
 
     Raises:
         DataError: damaged, or of other shapes.
         HalloLiveError: it is an LMDB environment and lmdb is not installed.
     """
-    shapes = {name: (NUM_STATES, *shape) for name, shape in size.shapes(config).items()}
+    shapes = {name: (steps + 1, *shape) for name, shape in size.shapes(config).items()}
     if (Path(path) / "data.mdb").exists():
         from .lmdb_layout import LmdbPairs
 

@@ -44,6 +44,10 @@ class Samples(Protocol):
         """All keys, sorted, so that every machine counts alike."""
         ...
 
+    def info(self, key: str, /) -> dict[str, Any]:
+        """What else is known of a sample, without reading its tensors."""
+        ...
+
     def __getitem__(self, key: str, /) -> Sample: ...
 
 
@@ -133,7 +137,7 @@ class ShardStore:
         return {name: tuple(shape) for name, shape in self._where[key][1]["shapes"].items()}
 
     def info(self, key: str) -> dict[str, Any]:
-        """What else is known of a sample, without reading it."""
+        """See `Samples`."""
         return self._where[key][1]["info"]
 
     def __len__(self) -> int:

@@ -86,11 +86,20 @@ def open_text(recipe: Recipe, text_dim: int, prompts: Sequence[str] | None = Non
 
 
 def prompts_of(samples: Samples) -> list[str]:
-    """Every prompt of a store."""
-    info = getattr(samples, "info", None)
-    if info is not None:
-        return [str(info(key)["prompt"]) for key in samples.keys]
-    return [str(samples[key].info["prompt"]) for key in samples.keys]
+    """Every prompt of a store; no tensor is read.
+
+    Raises:
+        DataError: a sample has none.
+    """
+    infos = {key: samples.info(key) for key in samples.keys}
+    without = [key for key, info in infos.items() if "prompt" not in info]
+    if without:
+        raise DataError(
+            f"{len(without)} samples have no prompt",
+            found=without[0],
+            fix='write them with {"prompt": ...} as their info',
+        )
+    return [str(info["prompt"]) for info in infos.values()]
 
 
 def clip_shape(recipe: Recipe, network: DualStreamDiT, batch: int) -> ClipShape:

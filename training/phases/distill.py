@@ -14,7 +14,7 @@ from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.rewards.combine import LossScales, RunningStatistics
 
 from ..config_reader import RecipeError
-from ..data.prompts import read_prompts
+from ..data.prompts import prompt_key, read_prompts
 from ..data.sampler import EndlessOrder
 from ..distillation import (
     DistillationSettings,
@@ -30,7 +30,7 @@ from ..rollout import RolloutShape
 from ..steps import LoopSettings, plan_iteration
 from ..trainer import MicroBatch
 from ..types import Latents, Prompts
-from .batches import clip_shape, draws_of, open_text, to_device
+from .batches import clip_shape, draws_of, open_text, read_skip_list, to_device
 from .networks import CRITIC, STUDENT, FrozenNetworks, check_own_teacher, load_teacher, make_learner
 
 EVENTS = {"update_generator": "update_student"}
@@ -90,7 +90,12 @@ class Distillation:
         )
         prompts = read_prompts(Path(recipe.data.prompts)) if recipe.data.prompts else None
         self.text = open_text(recipe, config.video.text_dim, prompts)
-        self.order = EndlessOrder(sorted(prompts or self.text.prompts), seed=recipe.run.seed)
+        skip = read_skip_list(recipe.data.skip)
+        self.order = EndlessOrder(
+            sorted(prompts or self.text.prompts),
+            seed=recipe.run.seed,
+            skip=[p for p in prompts or self.text.prompts if prompt_key(p) in skip],
+        )
         self.histories: dict[str, RunningStatistics] = {}
 
     def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:

@@ -36,7 +36,13 @@ class ODEInit:
         self.learners = {"student": student}
         self.schedule = NoiseSchedule(recipe.schedule)
         config = student.network.config
-        pairs = open_pairs(Path(recipe.data.pairs), recipe.clip, config, verify=recipe.data.verify)
+        pairs = open_pairs(
+            Path(recipe.data.pairs),
+            recipe.clip,
+            config,
+            steps=len(self.schedule.steps),
+            verify=recipe.data.verify,
+        )
         self.text = open_text(recipe, config.video.text_dim, prompts_of(pairs))
         self.batches = Batches(pairs, recipe, processes)
 

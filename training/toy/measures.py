@@ -174,7 +174,7 @@ def student_clips(
 @torch.no_grad()
 def held_out_error(student: DualStreamDiT, recipe: Recipe, pairs: Path, *, seed: int) -> Estimate:
     """Stage-1 loss on trajectories that the student has not seen."""
-    store = open_pairs(pairs, recipe.clip, student.config)
+    store = open_pairs(pairs, recipe.clip, student.config, steps=len(recipe.schedule.steps))
     text = TextStore(Path(recipe.data.text), text_dim=student.config.video.text_dim)
     schedule = NoiseSchedule(recipe.schedule)
     losses: list[Tensor] = []

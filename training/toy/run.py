@@ -229,7 +229,8 @@ class Toy:
 
     def _teacher_clips(self, name: str) -> Latents:
         recipe = self._recipe("ode")
-        store = open_pairs(self.folder / name, recipe.clip, toy_config())
+        steps = len(recipe.schedule.steps)
+        store = open_pairs(self.folder / name, recipe.clip, toy_config(), steps=steps)
         finished = [store[key].tensors for key in store.keys]
         video, audio = (torch.stack([t[kind][-1] for t in finished]) for kind in (VIDEO, AUDIO))
         return Latents(video.float(), audio.float())
