@@ -85,14 +85,14 @@ def _loaders(*, light: bool = False) -> tuple[Node, Node, Node, Node]:
     model = Node(
         "HalloLiveModelLoader",
         (0, 0),
-        (380, 130),
+        (380, 190),
         {"model_name": TRANSFORMER["name"]}
         | ({"weight_dtype": "fp8_e4m3fn", "kv_cache": "fp8"} if light else {}),
         models=[TRANSFORMER],
     )
     clip = Node(
         "CLIPLoader",
-        (0, 180),
+        (0, 280),
         (380, 110),
         {"clip_name": UMT5["name"], "type": "wan"} | ({"device": "cpu"} if light else {}),
         models=[UMT5],
@@ -100,7 +100,7 @@ def _loaders(*, light: bool = False) -> tuple[Node, Node, Node, Node]:
     video_vae = LIGHT_VAE if light else VIDEO_VAE
     vae = Node(
         "HalloLiveVAELoader",
-        (0, 340),
+        (0, 470),
         (380, 150),
         {
             "video_vae": video_vae["name"],
@@ -117,7 +117,7 @@ def from_prompt_to_clip(name: str, *, light: bool = False) -> Workflow:
     """Loaders, words and the stream sampler; what happens to the clip is left open."""
     model, clip, vae, text = _loaders(light=light)
     inputs = {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
-    sampler = Node("HalloLiveStreamSampler", (900, 0), (480, 700), inputs)
+    sampler = Node("HalloLiveStreamSampler", (900, 0), (480, 820), inputs)
     return Workflow(name, [model, clip, vae, text, sampler], note="")
 
 
@@ -145,7 +145,7 @@ def first_frame() -> Workflow:
     sampler = Node(
         "HalloLiveStreamSampler",
         (900, 0),
-        (480, 700),
+        (480, 820),
         {
             "model": model[0],
             "positive": text[0],
@@ -185,7 +185,7 @@ def script() -> Workflow:
     sampler = Node(
         "HalloLiveStreamSampler",
         (900, 0),
-        (480, 760),
+        (480, 840),
         {
             "model": model[0],
             "positive": script[0],
@@ -251,7 +251,7 @@ def two_steps() -> Workflow:
 def best_of_four() -> Workflow:
     """Four seeds of one prompt; the judges choose."""
     model, clip, vae, text = _loaders()
-    judges = Node("HalloLiveJudgeLoader", (0, 540), (380, 130))
+    judges = Node("HalloLiveJudgeLoader", (0, 690), (380, 160))
     best = Node(
         "HalloLiveBestOf",
         (900, 0),
@@ -278,7 +278,7 @@ def best_of_four() -> Workflow:
         "Four takes of one prompt, with the seeds 42 to 45; those that fail in their first second "
         "are given up there. The judges choose: switch on lip sync, sound and picture in the judge "
         "loader. The best take goes to output/video, the table says why. Each judge needs its own "
-        "files in models/judges: for lip sync `sfd_face.pth` and `syncnet_v2.model` from "
+        "files in models/judges: for lip sync **sfd_face.pth** and **syncnet_v2.model** from "
         f"[LatentSync]({SYNC_FILES}), folder auxiliary."
     )
     nodes = [model, clip, vae, text, best, save, judges, table, pictures]
@@ -304,17 +304,17 @@ def low_vram() -> Workflow:
 
 def first_try() -> Workflow:
     """The streaming workflow with the tiny random model, for a first look on any machine."""
-    model = Node("HalloLiveModelLoader", (0, 0), (380, 130), {"model_name": TINY["transformer"]})
+    model = Node("HalloLiveModelLoader", (0, 0), (380, 190), {"model_name": TINY["transformer"]})
     clip = Node(
-        "HalloLiveTextEncoderLoader", (0, 180), (380, 80), {"text_encoder": TINY["text_encoder"]}
+        "HalloLiveTextEncoderLoader", (0, 280), (380, 90), {"text_encoder": TINY["text_encoder"]}
     )
     files = {name: TINY[name] for name in ("video_vae", "audio_vae", "vocoder")}
-    vae = Node("HalloLiveVAELoader", (0, 310), (380, 150), files)
+    vae = Node("HalloLiveVAELoader", (0, 440), (380, 150), files)
     text = Node("HalloLiveTextEncode", (430, 0), (420, 560), {"clip": clip[0]})
     sampler = Node(
         "HalloLiveStreamSampler",
         (900, 0),
-        (480, 700),
+        (480, 820),
         {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
         | {"width": 256, "height": 128},
     )
@@ -323,8 +323,8 @@ def first_try() -> Workflow:
     what = (
         "A first look that needs no download, on any machine: a tiny model with **random weights** "
         "makes noise that moves and sounds. It shows that everything is connected, not what "
-        "Hallo-Live can do. In the folder of this pack run `python -m hallo_live_core make-tiny "
-        "--comfyui ../..` with ComfyUI's Python, press R here, and run. With the real files "
+        "Hallo-Live can do. In the folder of this pack run **python -m hallo_live_core make-tiny "
+        "--comfyui ../..** with ComfyUI's Python, press R here, and run. With the real files "
         "(below) load the workflow Streaming avatar."
     )
     return Workflow("First try", [model, clip, vae, text, sampler, save], what)

@@ -101,6 +101,7 @@ def test_a_note_explains_the_graph(path):
     text = note["widgets_values"][0]
     for word in ("Files", "Memory", "hallolive_dit.pt"):
         assert word in text
+    assert "`" not in text  # Nodes 2.0 draw code in blue on the note's colour: unreadable
 
 
 @any_workflow

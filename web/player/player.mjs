@@ -59,6 +59,7 @@ export class LivePlayer {
       this.video.addEventListener(event, () => this.render(), listen);
     }
     this.video.addEventListener("ended", () => this.streamPlayed(), listen);
+    this.video.addEventListener("resize", () => this.takeShape(), listen);
   }
 
   /** The line in which people type what is said next; for streams that can be told. */
@@ -136,6 +137,13 @@ export class LivePlayer {
     clearInterval(this.timer);
     this.ending.abort();
     this.element.remove();
+  }
+
+  /** Tell the stage how wide it is for its height; a portrait must not push the buttons away. */
+  takeShape() {
+    const { videoWidth, videoHeight } = this.video;
+    if (!videoHeight) return;
+    this.element.style.setProperty("--hl-shape", Math.max(1, videoWidth / videoHeight));
   }
 
   get isLive() {
