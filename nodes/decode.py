@@ -57,9 +57,8 @@ class HalloLiveDecode(io.ComfyNode):
         report = RunReport(cls.hidden.unique_id, engine)
         with ready(engine, request, [vae.video, vae.audio]):
             stream = engine.decode(blocks, on_progress=report.advance)
-            pictures: list[torch.Tensor] = []
-            path, sound = write_clip(
-                stream, report, host_media.workflow_metadata(cls.hidden), pictures
+            path, sound, pictures = write_clip(
+                stream, report, host_media.workflow_metadata(cls.hidden)
             )
         return io.NodeOutput(
             as_images(pictures), as_audio(sound, engine.clock), host_media.as_video(path)

@@ -38,16 +38,19 @@ OpenStream = Callable[..., Generator[MediaChunk, None, None]]
 
 
 class RecentSound:
-    """The sound of the newest `KEPT_BLOCKS` blocks of a run."""
+    """The sound of the newest `KEPT_BLOCKS` blocks of a run: a sink, which waits for chunks."""
 
     def __init__(self) -> None:
         self._blocks: deque[tuple[int, list[torch.Tensor]]] = deque(maxlen=KEPT_BLOCKS)
 
-    def add(self, chunk: MediaChunk) -> None:
+    def write(self, chunk: MediaChunk) -> None:
         """Append the samples of the next chunk."""
         if not self._blocks or self._blocks[-1][0] != chunk.block:
             self._blocks.append((chunk.block, []))
         self._blocks[-1][1].append(chunk.samples)
+
+    def close(self) -> None:
+        """Nothing follows."""
 
     def join(self) -> torch.Tensor:
         """All of it, float32 [s]."""
@@ -92,6 +95,7 @@ class LiveRun:
             with (
                 session.running((Cancelled, host_watch.interruption())),
                 Delivery(live, kept) as self._delivery,
+                Delivery(sound) as keeping,
                 closing(
                     open_stream(
                         on_progress=advance,
@@ -102,7 +106,7 @@ class LiveRun:
             ):
                 for chunk in stream:
                     self._delivery.write(chunk)
-                    sound.add(chunk)
+                    keeping.write(chunk)
                     self.report.show(
                         chunk,
                         remark=f"encoder queue {self._num_waiting}",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..hallo_live_core import (
+    Delivery,
     HalloLive,
     MediaChunk,
     MediaClock,
@@ -72,23 +73,20 @@ class RunReport:
 
 
 def write_clip(
-    stream: Generator[MediaChunk, None, None],
-    report: RunReport,
-    metadata: dict[str, str],
-    pictures: list[torch.Tensor],
-) -> tuple[Path, torch.Tensor]:
-    """Drive a stream into a clip in the temp folder, and collect its pictures.
+    stream: Generator[MediaChunk, None, None], report: RunReport, metadata: dict[str, str]
+) -> tuple[Path, torch.Tensor, list[torch.Tensor]]:
+    """Drive a stream into a clip in the temp folder, which is encoded beside the run.
 
-    Whatever stops it, the clip stays playable. Returns where it is, and its sound.
+    Whatever stops it, the clip stays playable. Returns where it is, its sound, and its pictures.
     """
-    path, sound = host_media.temporary_clip(), []
-    with closing(stream), Mp4Writer(path, metadata=metadata) as writer:
+    path, chunks = host_media.temporary_clip(), list[MediaChunk]()
+    with Delivery(Mp4Writer(path, metadata=metadata)) as delivery, closing(stream):
         for chunk in stream:
-            writer.write(chunk)
-            sound.append(chunk.samples)
-            pictures.append(chunk.frames)
+            delivery.write(chunk)
+            chunks.append(chunk)
             report.show(chunk)
-    return path, torch.cat(sound)
+    sound = torch.cat([chunk.samples for chunk in chunks])
+    return path, sound, [chunk.frames for chunk in chunks]
 
 
 def engine_of(*, model: LoadedModel | None = None, vae: LoadedVae | None = None) -> HalloLive:

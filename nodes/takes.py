@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..hallo_live_core import (
+    Delivery,
     HalloLive,
     MediaChunk,
     Mp4Writer,
@@ -85,42 +86,47 @@ class TakeMaker:
         plan = plan_request(request, self._engine.settings)
         may_drop = may_drop and self._judges is not None and plan.num_blocks > 1
         report = RunReport(self._hidden.unique_id, self._engine)
-        path, chunks = host_media.temporary_clip(), _Chunks(plan.num_blocks // 2)
+        path, kept = host_media.temporary_clip(), _Kept(plan.num_blocks // 2)
+        first_block: list[MediaChunk] = []
         stream = self._engine.stream(request, text=self._text, on_progress=report.advance)
         metadata = host_media.workflow_metadata(self._hidden)
         faults: tuple[str, ...] = ()
-        with closing(stream), Mp4Writer(path, clock=self._engine.clock, metadata=metadata) as clip:
+        clip = Mp4Writer(path, clock=self._engine.clock, metadata=metadata)
+        with Delivery(clip) as delivery, Delivery(kept) as keeping, closing(stream):
             for chunk in stream:
-                clip.write(chunk)
+                delivery.write(chunk)
+                keeping.write(chunk)
                 report.show(chunk, remark=title)
-                chunks.add(chunk)
-                if may_drop and len(chunks.first_block) == plan.sizes.video_latents:
-                    faults = first_block_faults(*chunks.take_first_block(), self._judges or ())
+                if may_drop and chunk.block == 0:
+                    first_block.append(chunk)
+                    if len(first_block) == plan.sizes.video_latents:
+                        faults = first_block_faults(*_joined(first_block), self._judges or ())
+                        first_block.clear()
                 if faults:
                     break
-        return MadeTake(request.seed, path, torch.cat(chunks.sound), chunks.picture, faults)
+        return MadeTake(request.seed, path, torch.cat(kept.sound), kept.picture, faults)
 
 
-class _Chunks:
-    """Of the chunks of a take what is needed later: its sound, a picture, its first block."""
+class _Kept:
+    """Of a take what is needed later, its sound and a picture: a sink, which waits for chunks."""
 
     def __init__(self, middle_block: int) -> None:
         self._middle_block = middle_block
         self.sound: list[torch.Tensor] = []
         self.picture = torch.zeros(2, 2, 3, dtype=torch.uint8)
-        self.first_block: list[MediaChunk] = []
 
-    def add(self, chunk: MediaChunk) -> None:
+    def write(self, chunk: MediaChunk) -> None:
         self.sound.append(chunk.samples)
-        if chunk.block == 0:
-            self.first_block.append(chunk)
         if chunk.block <= self._middle_block and len(chunk.frames):
             self.picture = thumbnail(chunk.frames[-1], THUMBNAIL_SIDE)
 
-    def take_first_block(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its frames and samples, which are then forgotten."""
-        chunks, self.first_block = self.first_block, []
-        return (
-            torch.cat([chunk.frames for chunk in chunks]),
-            torch.cat([chunk.samples for chunk in chunks]),
-        )
+    def close(self) -> None:
+        pass
+
+
+def _joined(chunks: list[MediaChunk]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames and samples."""
+    return (
+        torch.cat([chunk.frames for chunk in chunks]),
+        torch.cat([chunk.samples for chunk in chunks]),
+    )

@@ -148,22 +148,27 @@ def _make(engine: HalloLive, clip: Clip, stop: StopFlag) -> None:
     with _sinks(clip, clock) as sinks:
         text = engine.encode(request.prompt)
         watch.text_done()
-        with Delivery(*sinks) as delivery, ProgressBar(clip.number, watch) as progress:
-            chunks = engine.stream(
-                request,
-                text=text,
-                on_progress=progress,
-                should_stop=stop if has_end else None,
-                should_finish=None if has_end else stop,
-                next_said=said_next(request, clip.script, listens=clip.listens),
-            )
-            try:
-                for chunk in watch.watch(chunks):
+        try:
+            with (
+                Delivery(*sinks) as delivery,
+                Delivery(watch) as arrivals,
+                ProgressBar(clip.number, watch) as progress,
+            ):
+                chunks = engine.stream(
+                    request,
+                    text=text,
+                    on_progress=progress,
+                    should_stop=stop if has_end else None,
+                    should_finish=None if has_end else stop,
+                    next_said=said_next(request, clip.script, listens=clip.listens),
+                )
+                for chunk in chunks:
                     delivery.write(chunk)
-            except Cancelled:
-                kept = f"kept {watch.clip_seconds:.2f} s in {clip.target or clip.live}"
-                sys.stderr.write(f"stopped; {kept if watch.frames else 'kept nothing'}\n")
-                raise
+                    arrivals.write(chunk)
+        except Cancelled:
+            kept = f"kept {watch.clip_seconds:.2f} s in {clip.target or clip.live}"
+            sys.stderr.write(f"stopped; {kept if watch.frames else 'kept nothing'}\n")
+            raise
     messages(clip.live).write(f"{clip.target or clip.live}\n{table(watch.rows())}\n")
 
 

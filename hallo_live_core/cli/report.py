@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,11 @@ MEBIBYTE = 2**20
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Wall-clock marks of one clip, in seconds since the prompt was submitted."""
+    """Wall-clock marks of one clip, in seconds since the prompt was submitted.
+
+    A `Sink` for a thread of its own (`Delivery`), because it waits until each chunk has come from
+    the GPU. The run must not wait: it hands out what it has launched, and goes on launching.
+    """
 
     clock: MediaClock
     started: float = field(default_factory=time.perf_counter)
@@ -36,18 +40,20 @@ class Stopwatch:
         """The prompt has been encoded."""
         self.text_seconds = self.elapsed()
 
-    def watch(self, chunks: Iterable[MediaChunk]) -> Iterator[MediaChunk]:
-        """Pass chunks through, taking note of when they came."""
-        for chunk in chunks:
-            now = self.elapsed()
-            if len(chunk.frames) and self.first_frame_seconds is None:
-                self.first_frame_seconds = now
-            if len(chunk.samples) and self.first_sound_seconds is None:
-                self.first_sound_seconds = now
-            self.frames += len(chunk.frames)
-            self.samples += len(chunk.samples)
-            self.last_seconds = now
-            yield chunk
+    def write(self, chunk: MediaChunk) -> None:
+        """Take note of when a chunk is there; reading it waits."""
+        frames = len(chunk.frames)
+        if frames and self.first_frame_seconds is None:
+            self.first_frame_seconds = self.elapsed()
+        samples = len(chunk.samples)
+        if samples and self.first_sound_seconds is None:
+            self.first_sound_seconds = self.elapsed()
+        self.frames += frames
+        self.samples += samples
+        self.last_seconds = self.elapsed()
+
+    def close(self) -> None:
+        """Nothing follows."""
 
     @property
     def clip_seconds(self) -> float:
