@@ -97,7 +97,7 @@ def random_engine(
     transformer = DualStreamDiT(sizes.transformer, ops=ops, **place)
     fill_random(transformer)
     if gives_up.fp8_weights:
-        round_matrices(transformer)
+        round_matrices(transformer, on.dtype)
     fuse_projections(transformer)
     ranks = (on.transformer, *on.sharers)
     at = {"device": on.decoder, "dtype": on.decoder_dtype}
@@ -121,13 +121,13 @@ def random_engine(
     )
 
 
-def round_matrices(transformer: DualStreamDiT) -> None:
+def round_matrices(transformer: DualStreamDiT, dtype: torch.dtype) -> None:
     """The matrices inside the layers to 8 bits, as loading does it."""
     for name, layer in transformer.named_modules():
         if isinstance(layer, ScaledLinear) and is_matrix(f"{name}.weight", layer.weight):
             values, layer.weight_scale = rounded_rows(layer.weight)
             layer.weight = torch.nn.Parameter(values, requires_grad=False)
-            layer.in_8_bits = multiplies_in_8_bits(values.device)
+            layer.in_8_bits = multiplies_in_8_bits(values.device, dtype)
 
 
 def random_tokens(prompt: str, *, vocabulary: int) -> list[int]:

@@ -89,7 +89,9 @@ def default_device() -> torch.device:
 
 
 def parse_device(device: str | torch.device) -> torch.device:
-    """A torch device that exists here; `auto` picks the best.
+    """A torch device that exists here; `auto` picks the best, `cuda` is the current GPU.
+
+    So that two names of one GPU are equal: `cuda` becomes `cuda:0`.
 
     Raises:
         RequestError: the name means nothing to torch or the device is absent.
@@ -102,10 +104,12 @@ def parse_device(device: str | torch.device) -> torch.device:
         raise RequestError(
             "Unknown device", found=repr(device), fix="use auto, cpu, cuda:0, cuda:1 or mps"
         ) from error
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+    if parsed.type != "cuda":
+        return parsed
+    if (parsed.index or 0) >= torch.cuda.device_count():
         raise RequestError(
             f"Device {parsed} does not exist here",
             found=f"{torch.cuda.device_count()} CUDA devices",
             fix="choose another device, or cpu",
         )
-    return parsed
+    return torch.device("cuda", torch.cuda.current_device()) if str(parsed) == "cuda" else parsed

@@ -74,7 +74,7 @@ def load_transformer_in_8_bits(
             ready[name] = (changed(wide, steps[name]) if name in steps else wide).to(dtype)
     module = DualStreamDiT(config, ops=SCALED_OPS, attention=attention or sdpa, device=META)
     module.load_state_dict(ready, strict=True, assign=True)
-    fast = multiplies_in_8_bits(torch.device(device))
+    fast = multiplies_in_8_bits(torch.device(device), dtype)
     for layer, scale in rows.items():
         linear = cast("ScaledLinear", module.get_submodule(layer))
         linear.weight_scale, linear.in_8_bits = scale, fast

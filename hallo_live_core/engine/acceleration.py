@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..config import Acceleration
 from ..errors import RequestError
 from ..models.dit import DualStreamDiT
 from ..models.dit.compilation import compile_blocks
-from ..models.dit.kernels import AUTO, choose_attention
+from ..models.dit.kernels import AUTO, Abilities, choose_attention
 from ..models.dit.lanes import SideStream
 from ..models.dit.sage import sage_attention
 from ..models.dit.visibility import Attention
@@ -75,4 +77,11 @@ def check_acceleration(
 
 
 def _attention(how: Acceleration, device: torch.device, *, sage: bool) -> Attention:
-    return sage_attention(device) if sage else choose_attention(how.attention, device)
+    """Compiled layers get PyTorch's own kernels unless others are asked for by name: compilers do
+    not know the functions of every package."""
+    if sage:
+        return sage_attention(device)
+    abilities = Abilities.of(device)
+    if how.compile_blocks and how.attention == AUTO:
+        abilities = replace(abilities, packages=frozenset())
+    return choose_attention(how.attention, device, abilities)

@@ -44,13 +44,23 @@ class CudaRecorder:
             )
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream | None = None
 
     def record(self, work: Callable[[], Answer]) -> tuple[Answer, Callable[[], None]]:
-        """See `Recorder`. Other threads, which decode, may go on meanwhile."""
+        """See `Recorder`. Other threads, which decode, may go on meanwhile.
+
+        All recordings are made on one stream, without which they could not share memory. It has the
+        priority of the caller's, since recorded kernels keep theirs (`decoding.turns`).
+        """
+        if self._stream is None:
+            priority = torch.cuda.current_stream(self._device).priority
+            self._stream = torch.cuda.Stream(self._device, priority=priority)
         graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(self._device),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
         ):
             answer = work()
         return answer, graph.replay

@@ -6,9 +6,11 @@ import torch
 from hallo_live_core.cli import build_parser
 from hallo_live_core.cli.acceleration import acceleration
 from hallo_live_core.config import Acceleration
+from hallo_live_core.engine import acceleration as steps
 from hallo_live_core.engine.acceleration import accelerate, check_acceleration
 from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit import sdpa
+from hallo_live_core.models.dit.kernels import CUDNN_PREFERRED, Abilities
 from hallo_live_core.models.dit.lanes import IN_TURN
 from hallo_live_core.sampling.split import SplitTransformer
 
@@ -42,6 +44,18 @@ def test_compiling_is_put_off_until_a_layer_runs():
     model = tiny_dit()
     accelerate(model, Acceleration(compile_blocks=True))
     assert all(layer._compiled_call_impl is not None for layer in model.blocks)
+
+
+def test_a_compiled_layer_gets_kernels_that_compilers_know(monkeypatch):
+    found = Abilities((9, 0), frozenset({"flash_attn_interface"}), CUDNN_PREFERRED)
+    monkeypatch.setattr(Abilities, "of", lambda _: found)
+    chosen = []
+    monkeypatch.setattr(
+        steps, "choose_attention", lambda name, _, abilities: chosen.append((name, abilities.best))
+    )
+    for how in (PLAIN, Acceleration(compile_blocks=True), Acceleration("fa3", compile_blocks=True)):
+        check_acceleration(how, GPU, split=False)
+    assert chosen == [("auto", "fa3"), ("auto", "cudnn"), ("fa3", "fa3")]
 
 
 def test_ranks_of_a_split_transformer_choose_their_own_kernels():

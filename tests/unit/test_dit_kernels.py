@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
+from hallo_live_core.devices import Placement, parse_device
 from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit import kernels, sdpa
 from hallo_live_core.models.dit.kernels import Abilities, choose_attention, cudnn_first, flash
 
 from .dit_models import CPU, normal
 
+CUDNN = kernels.CUDNN_PREFERRED
 BOTH = frozenset({"flash_attn", "flash_attn_interface"})
 NONE = frozenset[str]()
 GPU = torch.device("cuda")
@@ -39,8 +41,14 @@ def qkv(queries=6, keys=40, dtype=torch.float32):
     ],
 )
 def test_auto_follows_capability_and_packages(capability, packages, kernel):
-    assert Abilities(capability, packages).best == kernel
-    assert Abilities(capability, packages).runs(kernel)
+    assert Abilities(capability, packages, CUDNN).best == kernel
+    assert Abilities(capability, packages, CUDNN).runs(kernel)
+
+
+@pytest.mark.parametrize(("version", "kernel"), [(0, "sdpa"), (91002, "sdpa"), (91900, "cudnn")])
+def test_an_old_cudnn_is_only_used_by_who_asks_for_it(version, kernel):
+    abilities = Abilities((9, 0), NONE, version)
+    assert abilities.best == kernel and abilities.runs("cudnn")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,27 @@ def test_a_gpu_of_amd_is_not_taken_for_one_of_nvidia(monkeypatch):
 
 
 def test_cudnn_is_asked_first_wherever_it_is_the_best():
-    assert choose_attention("auto", GPU, Abilities((12, 0), NONE)) is cudnn_first
+    assert choose_attention("auto", GPU, Abilities((12, 0), NONE, CUDNN)) is cudnn_first
+
+
+def broken(monkeypatch):
+    def fail(name):
+        raise ImportError(f"{name}: undefined symbol")
+
+    monkeypatch.setattr(kernels, "import_module", fail)
+
+
+def test_auto_does_without_a_package_that_is_broken_and_says_so(monkeypatch, caplog):
+    broken(monkeypatch)
+    assert choose_attention("auto", GPU, Abilities((9, 0), BOTH, CUDNN)) is cudnn_first
+    assert "flash_attn_interface cannot be loaded, cudnn will do" in caplog.text
+    assert "undefined symbol" in caplog.text
+
+
+def test_a_broken_package_that_was_asked_for_is_refused(monkeypatch):
+    broken(monkeypatch)
+    with pytest.raises(RequestError, match=r"flash_attn cannot be loaded.*undefined.*install"):
+        choose_attention("fa2", GPU, Abilities((9, 0), BOTH, CUDNN))
 
 
 @pytest.mark.parametrize("queries", [1, 30, 40])
@@ -149,3 +177,12 @@ def test_what_a_package_does_not_know_goes_to_pytorch(masked):
     mask = torch.ones(2, 1, 1, 40, dtype=torch.bool) if masked else None
     assert torch.equal(flash(recorded(calls))(*tensors, mask), sdpa(*tensors, mask))
     assert calls == []
+
+
+def test_two_names_of_one_gpu_are_one_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert parse_device("cuda") == parse_device("cuda:0") == torch.device("cuda", 0)
+    assert not Placement.on("cuda", decoder="cuda:0").decodes_beside
+    with pytest.raises(RequestError, match="different devices"):
+        Placement.on("cuda").shared_with(["cuda:0"])

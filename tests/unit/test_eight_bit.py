@@ -159,15 +159,32 @@ def test_where_the_device_multiplies_in_8_bits_tokens_are_rounded_too(full, monk
 
 
 def test_a_device_without_such_products_widens(monkeypatch):
-    assert not scaled_linear.multiplies_in_8_bits(torch.device("cpu"))
+    bf16 = torch.bfloat16
+    assert not scaled_linear.multiplies_in_8_bits(torch.device("cpu"), bf16)
 
     def refused(*_args, **_kwargs):
         raise RuntimeError("no such units")
 
-    monkeypatch.setattr(torch, "_scaled_mm", refused)
+    on_a_gpu(monkeypatch, refused)
+    assert not scaled_linear.multiplies_in_8_bits(torch.device("cuda"), bf16)
+
+
+def on_a_gpu(monkeypatch, product):
+    monkeypatch.setattr(torch, "_scaled_mm", product)
     monkeypatch.setattr(torch, "zeros", lambda *a, **k: torch.empty(16, 16))
     monkeypatch.setattr(torch, "ones", lambda *a, **k: torch.empty(16, 1))
-    assert not scaled_linear.multiplies_in_8_bits(torch.device("cuda"))
+
+
+def test_products_that_answer_in_bf16_only_are_not_used_for_other_formats(monkeypatch):
+    def product(*_args, out_dtype, **_kwargs):
+        if out_dtype is not torch.bfloat16:
+            raise RuntimeError("Only bf16 high precision output types are supported")
+
+    on_a_gpu(monkeypatch, product)
+    formats = (torch.bfloat16, torch.float16, torch.float32)
+    gpu = torch.device("cuda")
+    found = [scaled_linear.multiplies_in_8_bits(gpu, dtype) for dtype in formats]
+    assert found == [True, False, False]
 
 
 def test_without_scales_it_is_a_linear_layer():

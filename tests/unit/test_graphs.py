@@ -1,6 +1,8 @@
 """Recorded passes, with a stand-in for CUDA graphs: what is recorded, replayed, and let go."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hallo_live_core.functional.window import Window
 from hallo_live_core.models.dit import fuse_projections
 from hallo_live_core.sampling.denoiser import Denoiser, open_session
 from hallo_live_core.sampling.first_frame import pin_first_frame
-from hallo_live_core.sampling.graphs import GraphedTransformer
+from hallo_live_core.sampling.graphs import CudaRecorder, GraphedTransformer
 from hallo_live_core.sampling.sampler import stream_blocks, stream_passes
 from hallo_live_core.state.session import SessionShape
 from hallo_live_core.types import LatentBlock, TextContext
@@ -207,3 +209,32 @@ def test_a_second_clip_ends_the_first():
 def test_without_a_gpu_there_are_no_recordings():
     with pytest.raises(RequestError, match="take a GPU"):
         GraphedTransformer(tiny_dit(), CPU)
+
+
+def test_recordings_share_one_stream_which_has_the_priority_of_the_callers(monkeypatch):
+    """With a stand-in for CUDA; recorded kernels run with the priority they were recorded with."""
+    made, used = [], []
+
+    def stream(device, priority):
+        made.append((device, priority))
+        return len(made)
+
+    def graph(graph, *, pool, stream, capture_error_mode):
+        used.append((pool, stream, capture_error_mode))
+        return nullcontext()
+
+    stand_ins = {
+        "graph_pool_handle": lambda: "pool",
+        "current_stream": lambda _: SimpleNamespace(priority=-1),
+        "Stream": stream,
+        "CUDAGraph": lambda: SimpleNamespace(replay="replay"),
+        "device": lambda _: nullcontext(),
+        "graph": graph,
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    gpu = torch.device("cuda", 1)
+    recorder = CudaRecorder(gpu)
+    assert [recorder.record(lambda n=n: n) for n in (1, 2)] == [(1, "replay"), (2, "replay")]
+    assert made == [(gpu, -1)]
+    assert used == [("pool", 1, "thread_local")] * 2

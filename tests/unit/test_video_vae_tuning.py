@@ -233,3 +233,14 @@ print("ld.global.v4" in ptx, "st.global.v4" in ptx)
 
 def test_the_triton_kernel_compiles_for_a_gpu_and_moves_16_bytes_at_a_time():
     assert run(COMPILED).split() == ["True", "True"]
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(None, False), (90701, False), (90800, True), (91002, True), (91400, True), (91501, False)],
+)
+def test_a_cudnn_with_faults_is_named(version, said, caplog):
+    tuning.warn_of_cudnn(version)
+    assert ("install cuDNN 9.15" in caplog.text) is said
+    if version == 91002:
+        assert "cuDNN 9.10 has faults" in caplog.text

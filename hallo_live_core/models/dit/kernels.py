@@ -5,8 +5,9 @@ All compute the same softmax(q k^T / sqrt(d)) v; they differ in speed, and by ro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -36,6 +37,11 @@ HOPPER = 9
 ADA = (8, 9)
 """From this capability on, cuDNN's attention is tried before PyTorch's flash attention."""
 
+CUDNN_PREFERRED = 91501
+"""The first version of cuDNN (9.15.1) that `auto` takes: older ones have faults where a length is
+not a multiple of 128, as ours are, and PyTorch does not prefer them either
+(pytorch/pytorch#171627)."""
+
 FLASH2 = (8, 0)
 """The least capability of FlashAttention 2."""
 
@@ -50,19 +56,27 @@ block's own 2976 queries have 5.
 """
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What decides: compute capability (major, minor), None without CUDA; modules installed."""
+    """What decides: compute capability (major, minor), None without CUDA; modules installed.
+
+    cudnn: its version, such as 91501 for 9.15.1; 0: there is none.
+    """
 
     capability: tuple[int, int] | None
     packages: frozenset[str]
+    cudnn: int = 0
 
     @classmethod
     def of(cls, device: torch.device) -> Abilities:
         """Those of a device of this machine; AMD's count as without CUDA."""
         cuda = device.type == "cuda" and torch.version.hip is None
         capability = torch.cuda.get_device_capability(device) if cuda else None
-        return cls(capability, frozenset(p for p in PACKAGES.values() if find_spec(p) is not None))
+        packages = frozenset(p for p in PACKAGES.values() if find_spec(p) is not None)
+        return cls(capability, packages, (torch.backends.cudnn.version() or 0) if cuda else 0)
 
     def runs(self, kernel: str) -> bool:
         """Whether a kernel can be had."""
@@ -81,9 +95,8 @@ class Abilities:
         """The kernel that `auto` means here."""
         if self.runs(FA3):
             return FA3
-        if self.capability is not None and self.capability >= ADA:
-            return CUDNN
-        return SDPA
+        recent = self.cudnn >= CUDNN_PREFERRED
+        return CUDNN if recent and self.capability is not None and self.capability >= ADA else SDPA
 
 
 def choose_attention(
@@ -105,9 +118,20 @@ def choose_attention(
             f"packages: {', '.join(sorted(abilities.packages)) or 'none'}",
             fix=f"use {AUTO}, which is {abilities.best} here",
         )
-    if kernel in PACKAGES:
+    if kernel not in PACKAGES:
+        return cudnn_first if kernel == CUDNN else sdpa
+    try:
         return flash(import_module(PACKAGES[kernel]).flash_attn_func)
-    return cudnn_first if kernel == CUDNN else sdpa
+    except Exception as error:  # whatever a package raises that was built for another PyTorch
+        without = replace(abilities, packages=abilities.packages - {PACKAGES[kernel]})
+        if name != AUTO:
+            raise RequestError(
+                f"The package {PACKAGES[kernel]} cannot be loaded",
+                found=error,
+                fix=f"install it anew for torch {torch.__version__}, or use {AUTO}",
+            ) from error
+        _log.warning("%s cannot be loaded, %s will do: %s", PACKAGES[kernel], without.best, error)
+        return choose_attention(name, device, without)
 
 
 def flash(function: Callable[..., Any]) -> Attention:

@@ -24,14 +24,17 @@ TRIAL = 16
 """Side of the matrix product that shows whether a device can."""
 
 
-def multiplies_in_8_bits(device: torch.device) -> bool:
-    """Whether the device has 8-bit matrix products with a scale per row, found out by one."""
+def multiplies_in_8_bits(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether 8-bit matrix products with a scale per row give `dtype` there, found out by one.
+
+    Most versions of PyTorch have them in bf16 only.
+    """
     if device.type != "cuda":
         return False
     side = torch.zeros(TRIAL, TRIAL, device=device, dtype=FORMAT)
     scale = torch.ones(TRIAL, 1, device=device)
     try:
-        scaled_product(side, side, scale, scale, None, torch.bfloat16)
+        scaled_product(side, side, scale, scale, None, dtype)
     except RuntimeError:  # NotImplementedError is one, too
         return False
     return True

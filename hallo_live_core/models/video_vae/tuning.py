@@ -19,6 +19,11 @@ PROBE_TOLERANCE = 2.0**-7
 PROBE_FLOOR = 1e-3
 """Values below this are compared absolutely."""
 
+FAULTY_CUDNN = range(90800, 91500)
+"""Versions 9.8 to 9.14 of cuDNN convolve video wrongly in 16 bits at some sizes
+(pytorch/pytorch#163539); PyTorch 2.9 avoids them, slowly and with far more memory (#166643).
+"""
+
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +37,21 @@ def tune(decoder: nn.Module, device: torch.device) -> None:
     if on_gpu:
         use_channels_last(decoder)
     if isinstance(decoder, WanVideoDecoder):
+        if on_gpu:
+            warn_of_cudnn(torch.backends.cudnn.version())
         decoder.fold_upsampling()
         use_norm_kernel(decoder, find_norm_kernel(device) if on_gpu else None)
+
+
+def warn_of_cudnn(version: int | None) -> None:
+    """Say so where the installed cuDNN is one of those that spoil or slow the decoder."""
+    if version is not None and version in FAULTY_CUDNN:
+        _log.warning(
+            "cuDNN %d.%d has faults in 16-bit convolutions over time, or PyTorch goes without it, "
+            "slowly: install cuDNN 9.15 or newer (nvidia-cudnn-cu12 or -cu13)",
+            version // 10_000,
+            version // 100 % 100,
+        )
 
 
 def use_norm_kernel(module: nn.Module, kernel: NormKernel | None) -> None:
