@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 import torch
+
+from ..threads import StandingThread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,10 +30,11 @@ class BackgroundWorker(Generic[Item, Result]):
         work: called with each item in the thread; its results are collected one by one.
         max_waiting: items that may wait; `offer` refuses beyond that (back-pressure). So results
             are bounded, too: by those of the items that wait and of the one in work.
-        name: of the thread.
+        thread: does the work, and stays; None: one of its own, which ends with the context.
+        name: of a thread of its own.
 
     An exception of `work` (also a host's interruption) is raised again in the owner's thread by
-    `ready` or `finish`, after the results that came before it. Leaving the context stops the thread
+    `ready` or `finish`, after the results that came before it. Leaving the context stops the work
     after the result in hand and waits for it: nothing is left running.
     """
 
@@ -40,26 +43,29 @@ class BackgroundWorker(Generic[Item, Result]):
         work: Callable[[Item], Iterable[Result]],
         *,
         max_waiting: int = 2,
-        name: str = "hallo-live-decoder",
+        thread: StandingThread | None = None,
+        name: str = "hallo-live-worker",
     ) -> None:
         self._work = work
         self._items: queue.Queue[Item | _End] = queue.Queue(max_waiting)
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        context = contextvars.copy_context()
-        inference = torch.is_inference_mode_enabled()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run, inference), name=name, daemon=True
-        )
+        self._thread = thread or StandingThread(name)
+        self._is_own = thread is None
+        self._job: Future[None] | None = None
 
     def __enter__(self) -> BackgroundWorker[Item, Result]:
-        self._thread.start()
+        inference = torch.is_inference_mode_enabled()
+        self._job = self._thread.begin(lambda: self._run(inference))
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._is_own:
+            self._thread.end()
+        elif self._job is not None:
+            wait([self._job])
 
     @property
     def num_waiting(self) -> int:
@@ -86,7 +92,7 @@ class BackgroundWorker(Generic[Item, Result]):
         The Nones give the owner a turn to check for interruption while it waits.
         """
         ended = False
-        while self._thread.is_alive():
+        while self._job is not None and not self._job.done():
             ended = ended or self._put(_End())
             try:
                 yield self._results.get(timeout=POLL_SECONDS)

@@ -33,6 +33,7 @@ from ..sampling.denoiser import Denoiser, check_window
 from ..sampling.first_frame import pin_first_frame
 from ..sampling.sampler import PassDone, stream_passes
 from ..sampling.split import Opener, leader, open_network
+from ..threads import StandingThread
 from ..types import (
     CancelCheck,
     LatentBlock,
@@ -57,6 +58,9 @@ from .parts import DECODERS, load_parts
 from .run import Run, texts_of, until_finished
 
 Part = TypeVar("Part")
+
+DECODING = "hallo-live-decoder"
+"""Name of the thread that decodes beside the passes."""
 
 
 class HalloLive:
@@ -86,6 +90,7 @@ class HalloLive:
         self.placement = placement
         shared = placement.decodes_by_priority
         self._turns: Turns = ByPriority(placement.decoder) if shared else IN_ORDER
+        self._decoding = StandingThread(DECODING)
         self.clock = clock or MediaClock()
         self.settings = settings or StreamSettings()
 
@@ -319,7 +324,9 @@ class HalloLive:
         run: Run,
         on_block: Callable[[LatentBlock], None] | None,
     ) -> Iterator[MediaChunk]:
-        with BackgroundWorker(decoder.decode) as worker:
+        if not self._decoding.is_idle:  # somebody has left a stream open
+            self._decoding = StandingThread(DECODING)
+        with BackgroundWorker(decoder.decode, thread=self._decoding) as worker:
             for event in events:
                 if isinstance(event, PassDone):
                     run.step("denoise", event.block)

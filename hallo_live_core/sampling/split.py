@@ -11,12 +11,12 @@ the clip, and with a cache that the others fill, too.
 
 from __future__ import annotations
 
-import contextvars
 import copy
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Protocol, TypeVar, cast
 
@@ -29,6 +29,7 @@ from ..functional.schedule import NoiseSchedule
 from ..models.dit import CachedPass, DualStreamDiT, Flows
 from ..state.exchange import Exchange, RankStopped, Seat, SharedCache
 from ..state.session import SessionShape, SessionState, TextCache, TimeRows, TimeRuns
+from ..threads import StandingThread
 from ..types import TextContext
 from .denoiser import Network, open_session
 
@@ -53,6 +54,8 @@ class SplitTransformer:
         self.config: TransformerConfig = model.config
         self.devices = tuple(devices)
         self.models = (model, *(replica(model, device) for device in devices[1:]))
+        names = (f"hallo-live-rank-{rank}" for rank in range(1, len(devices)))
+        self._threads = tuple(StandingThread(name) for name in names)
 
     def open(
         self,
@@ -80,7 +83,7 @@ class SplitTransformer:
             with _current(device):
                 state = open_session(model, here, shape, schedule, dtype=dtype)
             ranks.append(Rank(model, state, device))
-        return SplitSession(ranks), ranks[0].state
+        return SplitSession(ranks, self._threads), ranks[0].state
 
 
 class Opener(Protocol):
@@ -141,10 +144,13 @@ class Rank:
 
 
 class SplitSession:
-    """Runs one session on all ranks; a `Network`, as one transformer is."""
+    """Runs one session on all ranks; a `Network`, as one transformer is.
 
-    def __init__(self, ranks: Sequence[Rank]) -> None:
-        self._ranks = tuple(ranks)
+    threads: of all ranks but the first, which works in the caller's.
+    """
+
+    def __init__(self, ranks: Sequence[Rank], threads: Sequence[StandingThread]) -> None:
+        self._ranks, self._threads = tuple(ranks), tuple(threads)
 
     def __call__(self, video: Tensor, audio: Tensor, how: CachedPass) -> Flows:
         """As `DualStreamDiT.forward`, on the first rank's device. The sound is the first rank's."""
@@ -197,7 +203,7 @@ class SplitSession:
                 finally:
                     exchange.stop(index)
 
-        return run_together(run, len(jobs))
+        return run_together(run, self._threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,47 +257,28 @@ def replica(model: DualStreamDiT, device: torch.device) -> DualStreamDiT:
     return copy.deepcopy(model, {**weights, **buffers})
 
 
-def run_together(work: Callable[[int], Answer], count: int) -> list[Answer]:
+def run_together(work: Callable[[int], Answer], threads: Sequence[StandingThread]) -> list[Answer]:
     """work(0) here and work(1), ... in threads, all ended on return; raises the first real error.
 
     An error in one must make the others end; those that end for that reason raise `RankStopped`.
     """
-    answers: dict[int, Answer] = {}
-    errors: list[BaseException] = []
     inference, gradient = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    def attempt(index: int) -> None:
+    def in_mode(index: int) -> Answer:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
-            try:
-                answers[index] = work(index)
-            except BaseException as error:  # crosses to the caller's thread whole
-                errors.append(error)
+            return work(index)
 
-    with _threads(attempt, count):
-        attempt(0)
+    others = [thread.begin(partial(in_mode, rank)) for rank, thread in enumerate(threads, 1)]
+    first: Future[Answer] = Future()
+    try:
+        first.set_result(work(0))
+    except BaseException as error:  # told when the others have ended
+        first.set_exception(error)
+    ended = [first, *others]
+    errors = [error for rank in ended if (error := rank.exception()) is not None]
     if errors:
         raise next((e for e in errors if not isinstance(e, RankStopped)), errors[0])
-    return [answers[index] for index in range(count)]
-
-
-@contextmanager
-def _threads(attempt: Callable[[int], None], count: int) -> Iterator[None]:
-    threads = [
-        threading.Thread(
-            target=contextvars.copy_context().run,
-            args=(attempt, index),
-            name=f"hallo-live-rank-{index}",
-            daemon=True,
-        )
-        for index in range(1, count)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in threads:
-            thread.join()
+    return [rank.result() for rank in ended]
 
 
 def _share(

@@ -205,6 +205,29 @@ def test_a_clip_that_nobody_finishes_early_is_the_whole_clip(engine):
     assert torch.equal(pictures, expected[0]) and torch.equal(samples, expected[1])
 
 
+def test_decoders_beside_work_in_one_thread_clip_after_clip(two_devices, monkeypatch):
+    """Where cuDNN keeps its plans."""
+    decoder, threads = two_devices._video_decoder, set()
+    decode = decoder.decode
+
+    def watched(*arguments):
+        threads.add(threading.get_ident())
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoder, "decode", watched)
+    short = replace(REQUEST, seconds=1)
+    assert torch.equal(clip(two_devices, short)[0], clip(two_devices, short)[0])
+    assert len(threads) == 1 and threads != {threading.get_ident()}
+
+
+def test_a_stream_that_was_left_open_does_not_hold_up_the_next(two_devices):
+    left = two_devices.stream(REQUEST)
+    first = next(left)
+    assert torch.equal(clip(two_devices)[0][:1], first.frames)
+    left.close()
+    assert not decoder_threads()
+
+
 @pytest.mark.parametrize("which", ["engine", "two_devices", "split"])
 def test_an_exception_of_the_caller_passes_through_unchanged(which, request):
     engine = request.getfixturevalue(which)

@@ -23,6 +23,7 @@ from hallo_live_core.sampling.split import (
 )
 from hallo_live_core.state.exchange import Exchange, Part, RankStopped
 from hallo_live_core.state.session import SessionShape
+from hallo_live_core.threads import StandingThread
 
 from .dit_models import BLOCKS, CPU, joined, normal, tiny_dit, tiny_stream, tiny_text
 
@@ -118,6 +119,18 @@ def test_every_rank_ends_with_the_whole_cache():
             )
 
 
+def test_a_rank_works_in_the_same_thread_in_every_pass():
+    """Where cuDNN keeps its plans."""
+    (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE), num_blocks=2)
+    seen = [set() for _ in split.model._ranks]
+    for rank, threads in zip(split.model._ranks, seen, strict=True):
+        rank.model.blocks[0].register_forward_hook(
+            lambda *_, threads=threads: threads.add(threading.get_ident())
+        )
+    list(stream_blocks(split, noise))
+    assert [len(threads) for threads in seen] == [1, 1] and seen[0] == {threading.get_ident()}
+
+
 def test_a_rank_computes_only_its_own_part_of_the_picture():
     (_, _), (split, noise) = split_stream(tiny_dit(dtype=WIDE), latents=3, num_blocks=1)
     seen = []
@@ -202,7 +215,8 @@ def test_every_rank_gets_every_part_at_its_place():
     exchange = Exchange(3)
     parts = [part(10, 2, 1.0), part(12, 1, 2.0), part(13, 1, 3.0)]
     wholes = [part(10, 4, 0.0) for _ in parts]
-    run_together(lambda rank: exchange.gather(rank, parts[rank], wholes[rank]), 3)
+    threads = [StandingThread(f"rank {rank}") for rank in (1, 2)]
+    run_together(lambda rank: exchange.gather(rank, parts[rank], wholes[rank]), threads)
     for whole in wholes:
         assert whole.keys.flatten().tolist() == [1.0, 1.0, 2.0, 3.0]
         assert whole.values.flatten().tolist() == [-1.0, -1.0, -2.0, -3.0]
