@@ -139,7 +139,7 @@ def for_the_page(value: Any) -> Any:  # noqa: ANN401 - a tree of texts
 
 
 def as_json(value: Entries) -> str:
-    """How all our files of words are written."""
+    """How files of words and workflows are written."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -24,7 +24,6 @@ else:  # run as a script
     import workflow_graphs as graphs
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMAS = ROOT / "tools" / "schemas.json"
 WORKFLOWS = ROOT / "workflows"
 SUBGRAPHS = ROOT / "subgraphs"
 
@@ -205,8 +204,8 @@ def build(schemas: dict[str, Any]) -> dict[Path, str]:
     files = {}
     for workflow in graphs.workflows():
         name = f"{workflow.name}.json"
-        files[WORKFLOWS / name] = _text(to_canvas(workflow, schemas))
-        files[WORKFLOWS / "api" / name] = _text(to_api(workflow, schemas))
+        files[WORKFLOWS / name] = build_words.as_json(to_canvas(workflow, schemas))
+        files[WORKFLOWS / "api" / name] = build_words.as_json(to_api(workflow, schemas))
     blueprint = blueprints.talking_clip()
     folded = blueprints.to_blueprint(blueprint, *draw(blueprint.workflow, schemas))
     # The host reads these files in the encoding of its system, so they hold ASCII only.
@@ -214,13 +213,9 @@ def build(schemas: dict[str, Any]) -> dict[Path, str]:
     return files
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - anything JSON can hold
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
 def main() -> None:
     """Write all workflows, and the words about their nodes."""
-    for path, text in build(json.loads(SCHEMAS.read_text(encoding="utf-8"))).items():
+    for path, text in build(build_words.read(build_words.SCHEMAS)).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

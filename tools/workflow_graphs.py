@@ -50,6 +50,9 @@ TINY = {
 
 SYNC_FILES = HUGGING_FACE + "ByteDance/LatentSync-1.6"
 
+SEED = 42
+"""Of every shipped workflow."""
+
 
 @dataclass
 class Node:
@@ -113,23 +116,32 @@ def _loaders(*, light: bool = False) -> tuple[Node, Node, Node, Node]:
     return model, clip, vae, text
 
 
+def _inputs(model: Node, positive: Node, **others: object) -> dict[str, Any]:
+    """What every sampler is given."""
+    return {"model": model[0], "positive": positive[0], "seed": SEED} | others
+
+
+def _stream_sampler(inputs: dict[str, Any], *, height: int = 820) -> Node:
+    return Node("HalloLiveStreamSampler", (900, 0), (480, height), inputs)
+
+
+def _save(video: Node, ending: str = "", *, left: int = 1430) -> Node:
+    """Saves the first output of `video` under a name that ends so."""
+    inputs = {"video": video[0], "filename_prefix": f"video/hallo-live{ending}"}
+    return Node("SaveVideo", (left, 0), (420, 420), inputs)
+
+
 def from_prompt_to_clip(name: str, *, light: bool = False) -> Workflow:
     """Loaders, words and the stream sampler; what happens to the clip is left open."""
     model, clip, vae, text = _loaders(light=light)
-    inputs = {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
-    sampler = Node("HalloLiveStreamSampler", (900, 0), (480, 820), inputs)
+    sampler = _stream_sampler(_inputs(model, text, vae=vae[0]))
     return Workflow(name, [model, clip, vae, text, sampler], note="")
 
 
 def streaming() -> Workflow:
     """Everything in one node, which shows the clip while it is made."""
     nodes = from_prompt_to_clip("").nodes
-    save = Node(
-        "SaveVideo",
-        (1430, 0),
-        (420, 420),
-        {"video": nodes[-1][0], "filename_prefix": "video/hallo-live"},
-    )
+    save = _save(nodes[-1])
     what = (
         "A sentence becomes a talking avatar. Picture and sound of each second are made together, "
         "decoded and played in the sampler while the next second is being made. Finish ends the "
@@ -142,24 +154,8 @@ def first_frame() -> Workflow:
     """The streaming workflow, begun with a picture."""
     model, clip, vae, text = _loaders()
     picture = Node("LoadImage", (430, 610), (420, 330), {"image": "example.png"})
-    sampler = Node(
-        "HalloLiveStreamSampler",
-        (900, 0),
-        (480, 820),
-        {
-            "model": model[0],
-            "positive": text[0],
-            "vae": vae[0],
-            "first_frame": picture[0],
-            "seed": 42,
-        },
-    )
-    save = Node(
-        "SaveVideo",
-        (1430, 0),
-        (420, 420),
-        {"video": sampler[0], "filename_prefix": "video/hallo-live-picture"},
-    )
+    sampler = _stream_sampler(_inputs(model, text, vae=vae[0], first_frame=picture[0]))
+    save = _save(sampler, "-picture")
     what = (
         "The clip begins with your picture, cut around its centre to the clip's shape: choose a "
         "width and height of the same shape, multiples of 32, such as 992 x 512, 512 x 992 or "
@@ -182,26 +178,9 @@ def script() -> Workflow:
             "lines": "2 | Hello there!\n3 | This is one stream with a script.\n3 | Goodbye.",
         },
     )
-    sampler = Node(
-        "HalloLiveStreamSampler",
-        (900, 0),
-        (480, 840),
-        {
-            "model": model[0],
-            "positive": script[0],
-            "vae": vae[0],
-            "seconds": script[1],
-            "seed": 42,
-            "window_blocks": 5,
-            "clip": clip[0],
-        },
-    )
-    save = Node(
-        "SaveVideo",
-        (1430, 0),
-        (420, 420),
-        {"video": sampler[0], "filename_prefix": "video/hallo-live-script"},
-    )
+    told = {"seconds": script[1], "window_blocks": 5, "clip": clip[0]}
+    sampler = _stream_sampler(_inputs(model, script, vae=vae[0], **told), height=840)
+    save = _save(sampler, "-script")
     what = (
         "Several lines in one stream: each is said for its seconds, in the scene of the text "
         "encode node. While it runs, a line under the player takes more. Let the last line stand "
@@ -215,12 +194,7 @@ def script() -> Workflow:
 def two_steps() -> Workflow:
     """Latents first, then decoding, for those who want to do something in between."""
     model, clip, vae, text = _loaders()
-    sampler = Node(
-        "HalloLiveSampler",
-        (900, 0),
-        (400, 320),
-        {"model": model[0], "positive": text[0], "seed": 42},
-    )
+    sampler = Node("HalloLiveSampler", (900, 0), (400, 320), _inputs(model, text))
     decode = Node(
         "HalloLiveDecode",
         (1350, 0),
@@ -233,12 +207,7 @@ def two_steps() -> Workflow:
         (320, 100),
         {"images": decode[0], "audio": decode[1], "fps": 24.0},
     )
-    save = Node(
-        "SaveVideo",
-        (1720, 0),
-        (420, 420),
-        {"video": create[0], "filename_prefix": "video/hallo-live"},
-    )
+    save = _save(create, left=1720)
     what = (
         "The same clip in two steps: latents first, pictures and sound after that, as ordinary "
         "IMAGE and AUDIO for any other node. The video latent also fits VAE Decode with the Wan2.2 "
@@ -252,26 +221,10 @@ def best_of_four() -> Workflow:
     """Four seeds of one prompt; the judges choose."""
     model, clip, vae, text = _loaders()
     judges = Node("HalloLiveJudgeLoader", (0, 690), (380, 160))
-    best = Node(
-        "HalloLiveBestOf",
-        (900, 0),
-        (420, 620),
-        {
-            "model": model[0],
-            "positive": text[0],
-            "vae": vae[0],
-            "judges": judges[0],
-            "prompt": text[1],
-            "takes": 4,
-            "seed": 42,
-        },
-    )
-    save = Node(
-        "SaveVideo",
-        (1370, 0),
-        (420, 420),
-        {"video": best[0], "filename_prefix": "video/hallo-live-best"},
-    )
+    asked = {"judges": judges[0], "prompt": text[1], "takes": 4}
+    inputs = _inputs(model, text, vae=vae[0], **asked)
+    best = Node("HalloLiveBestOf", (900, 0), (420, 620), inputs)
+    save = _save(best, "-best", left=1370)
     table = Node("PreviewAny", (1370, 470), (700, 220), {"source": best[3]}, title="Table")
     pictures = Node("PreviewImage", (1370, 740), (420, 260), {"images": best[4]}, title="All takes")
     what = (
@@ -288,8 +241,7 @@ def best_of_four() -> Workflow:
 def low_vram() -> Workflow:
     """The streaming workflow with all that takes less memory."""
     nodes = from_prompt_to_clip("", light=True).nodes
-    inputs = {"video": nodes[-1][0], "filename_prefix": "video/hallo-live-light"}
-    save = Node("SaveVideo", (1430, 0), (420, 420), inputs)
+    save = _save(nodes[-1], "-light")
     what = (
         "The streaming workflow for a smaller card. Four choices save memory, each can be undone "
         "alone: weight_dtype fp8_e4m3fn halves the transformer, kv_cache fp8 nearly halves what a "
@@ -311,15 +263,8 @@ def first_try() -> Workflow:
     files = {name: TINY[name] for name in ("video_vae", "audio_vae", "vocoder")}
     vae = Node("HalloLiveVAELoader", (0, 440), (380, 150), files)
     text = Node("HalloLiveTextEncode", (430, 0), (420, 560), {"clip": clip[0]})
-    sampler = Node(
-        "HalloLiveStreamSampler",
-        (900, 0),
-        (480, 820),
-        {"model": model[0], "positive": text[0], "vae": vae[0], "seed": 42}
-        | {"width": 256, "height": 128},
-    )
-    inputs = {"video": sampler[0], "filename_prefix": "video/hallo-live-try"}
-    save = Node("SaveVideo", (1430, 0), (420, 420), inputs)
+    sampler = _stream_sampler(_inputs(model, text, vae=vae[0], width=256, height=128))
+    save = _save(sampler, "-try")
     what = (
         "A first look that needs no download, on any machine: a tiny model with **random weights** "
         "makes noise that moves and sounds. It shows that everything is connected, not what "
