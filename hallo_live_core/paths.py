@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import HalloLiveError
+
+PARTIAL = ".part"
+"""What an unfinished file is called in addition."""
 
 
 def refuse_link(path: Path, error: type[HalloLiveError]) -> None:
@@ -25,3 +31,28 @@ def refuse_link(path: Path, error: type[HalloLiveError]) -> None:
             found=f"it leads to {target}",
             fix="delete the link, or name a file of its own",
         )
+
+
+@contextmanager
+def appearing(target: Path, error: type[HalloLiveError]) -> Generator[BinaryIO, None, None]:
+    """A file to write to, which has its name only once the block is done; its folder is made.
+
+    Raises:
+        HalloLiveError: the name is a link, or the file cannot be written; of the type `error`.
+    """
+    refuse_link(target, error)
+    partial = target.with_name(target.name + PARTIAL)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # of a run that was killed; a link, by somebody else
+        with partial.open("xb") as file:
+            yield file
+        partial.replace(target)
+    except OSError as problem:
+        raise error(
+            f"{target} cannot be written",
+            found=problem,
+            fix="check the folder and the free space, or name another place",
+        ) from problem
+    finally:
+        partial.unlink(missing_ok=True)

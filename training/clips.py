@@ -12,6 +12,7 @@ from hallo_live_core.checkpoints.load import load_audio_decoder, load_video_deco
 from hallo_live_core.devices import Placement
 from hallo_live_core.engine import HalloLive
 from hallo_live_core.functional.noise import SeededNoise
+from hallo_live_core.media.label import label
 from hallo_live_core.media.mp4 import Mp4Writer
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.types import LatentBlock, MediaChunk, TextContext
@@ -79,7 +80,7 @@ def write_clip(path: Path, decoders: HalloLive, clip: Latents, *, prompt: str, s
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(UNFINISHED)
     chunks = list(decode(decoders, clip))
-    metadata = {"title": prompt, "comment": f"Hallo-Live seed={seed}"}
+    metadata = label(prompt, f"seed={seed}")
     with Mp4Writer(aside, clock=decoders.clock, metadata=metadata) as writer:
         for chunk in chunks:
             writer.write(chunk)

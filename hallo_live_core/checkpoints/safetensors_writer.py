@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..paths import refuse_link
+from ..paths import appearing
 
 ALIGNMENT = 8
 """The header is padded with spaces to a multiple of this; the format demands it."""
-
-PARTIAL = ".part"
-"""What an unfinished file is called in addition."""
 
 CODES = {
     torch.bfloat16: "BF16",
@@ -52,7 +49,6 @@ def write_safetensors(
     Raises:
         CheckpointError: the disk is too full, the name is a link, or the file cannot be written.
     """
-    refuse_link(target, CheckpointError)
     names = sorted(tensors)
     encoders = encoders or {}
     stored = {
@@ -61,21 +57,12 @@ def write_safetensors(
     }
     header = _header({name: (tensors[name], stored[name]) for name in names}, metadata)
     total = len(header) + sum(tensors[name].numel() * stored[name].itemsize for name in names)
-    partial = target.with_name(target.name + PARTIAL)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(target, CheckpointError) as file:
         _check_space(target, total)
-        partial.unlink(missing_ok=True)  # of a run that was killed; a link, by somebody else
-        with partial.open("xb") as file:
-            file.write(header)
-            for name in names:
-                encode = encoders[name][1] if name in encoders else _as_it_is
-                file.write(_bytes(encode(tensors[name]).to(stored[name])))
-        partial.replace(target)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written", found=error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        file.write(header)
+        for name in names:
+            encode = encoders[name][1] if name in encoders else _as_it_is
+            file.write(_bytes(encode(tensors[name]).to(stored[name])))
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..paths import refuse_link
+from ..paths import appearing, refuse_link
 from . import tiny_weights
 from .config_json import config_to_metadata
 from .files import PREFIX, RAW
-from .safetensors_writer import PARTIAL, write_safetensors
+from .safetensors_writer import write_safetensors
 from .tiny_tokenizer import train_tokenizer
 
 TOKENIZER_FOLDER = "google/umt5-xxl"
@@ -116,13 +116,5 @@ def write_bytes(target: Path, content: bytes) -> None:
     Raises:
         CheckpointError: it cannot be written, or the name is a link.
     """
-    refuse_link(target, CheckpointError)
-    partial = target.with_name(target.name + PARTIAL)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # of a run that was killed; a link, by somebody else
-        with partial.open("xb") as file:
-            file.write(content)
-        partial.replace(target)
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written", found=error) from error
+    with appearing(target, CheckpointError) as file:
+        file.write(content)

@@ -18,6 +18,7 @@ from ..errors import Cancelled, HalloLiveError, RequestError
 from ..functional.request import check_request
 from ..functional.script import Script
 from ..live.delivery import Delivery, FileSink, Sink
+from ..media.label import label
 from ..media.mp4 import Mp4Writer
 from ..prompts import file_stem
 from ..types import Request
@@ -177,7 +178,7 @@ def _sinks(clip: Clip, clock: MediaClock) -> Iterator[list[Sink]]:
     """What takes the chunks: the finished file, the live stream, or both."""
     request, sinks = clip.request, list[Sink]()
     if clip.target is not None:
-        metadata = {"title": request.prompt, "comment": f"Hallo-Live {_settings(request)}"}
+        metadata = label(request.prompt, _settings(request))
         sinks.append(Mp4Writer(clip.target, clock=clock, metadata=metadata))
     with contextlib.ExitStack() as stack:
         if clip.live is not None:

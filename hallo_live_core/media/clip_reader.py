@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import MediaError
 from ..rewards.base import Clip
 from .encoders import require_av
+from .label import prompt_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -24,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 60.0
 """Where reading stops, or a film would fill the memory; judges are for clips."""
-
-OUR_COMMENT = "Hallo-Live "
-"""How the comment begins in clips whose title is their prompt."""
 
 ALMOST_HALF = 0.45
 """Of a frame's time: less is what containers round, and no other rate."""
@@ -75,11 +73,9 @@ def read_prompt(path: str | Path) -> str:
     av = require_av()
     try:
         with av.open(str(path)) as container:
-            metadata = container.metadata
+            return prompt_of(container.metadata)
     except (av.FFmpegError, OSError):
         return ""  # reading the clip itself will say why
-    ours = metadata.get("comment", "").startswith(OUR_COMMENT)
-    return metadata.get("title", "") if ours else ""
 
 
 def evenly(times: Sequence[float], fps: Fraction) -> list[int]:

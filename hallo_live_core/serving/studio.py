@@ -14,6 +14,7 @@ from ..live.delivery import Delivery, SessionSink
 from ..live.lines import Lines
 from ..live.pacing import SESSION_SECONDS
 from ..live.sessions import MAX_SESSIONS, LiveSession, Sessions, TooManySessionsError
+from ..media.label import label
 from ..media.mp4 import Mp4Writer
 from ..types import Request
 
@@ -106,7 +107,7 @@ class Studio:
 
     def _make(self, session: LiveSession, request: Request) -> None:
         settings = f"seed={request.seed} size={request.height}x{request.width}"
-        metadata = {"title": request.prompt, "comment": f"Hallo-Live {settings}"}
+        metadata = label(request.prompt, settings)
         with session.running():
             if session.should_stop():
                 raise Cancelled
