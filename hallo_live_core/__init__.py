@@ -52,10 +52,12 @@ from .models.dit.compilation import compile_blocks
 from .models.dit.fused import fuse_projections
 from .models.dit.weights import rows_of, split_fused
 from .models.text_encoder.cleaning import clean_text
+from .models.text_encoder.weights import BUNDLED_TOKENIZER
 from .models.text_encoder.weights import (
     config_from_state_dict as text_encoder_config_from_state_dict,
 )
 from .models.text_encoder.weights import to_module as text_encoder_weights
+from .models.video_vae.latents import SPATIAL_COMPRESSION
 from .models.video_vae.tuning import tune as tune_video_decoder
 from .prompts import check_prompt, compose_prompt, speech_overrun
 from .rewards.base import Clip, JudgeProgress, Reward, Score
@@ -66,11 +68,13 @@ from .serving.live_routes import live_routes
 from .types import LatentBlock, MediaChunk, Progress, Request, TextContext
 
 __all__ = [
+    "BUNDLED_TOKENIZER",
     "CROP_RULE",
     "JUDGES",
     "KNOWN_SIZES",
     "LONGEST_STREAM",
     "MAX_SECONDS",
+    "SPATIAL_COMPRESSION",
     "TEXT_LENGTH",
     "Acceleration",
     "BlockSizes",

@@ -10,13 +10,14 @@ from comfy_api.latest import io
 
 from ..hallo_live_core import (
     CROP_RULE,
+    SPATIAL_COMPRESSION,
     Request,
     RequestError,
     check_first_frame,
     first_frame_latent,
 )
 from . import host
-from .latents import PIXELS_PER_LATENT, VIDEO_AXES, VIDEO_CHANNELS, is_nested
+from .latents import VIDEO_AXES, VIDEO_CHANNELS, is_nested
 from .sockets import LoadedVae
 
 IMAGE_AXES = 4
@@ -56,7 +57,7 @@ def _of_latent(given: dict[str, Any], request: Request) -> torch.Tensor:
     if is_nested(raw):  # core's convention for joint models: picture first
         raw = raw.unbind()[0]
     latent = raw.transpose(1, 2) if raw.ndim == VIDEO_AXES else raw
-    height, width = request.height // PIXELS_PER_LATENT, request.width // PIXELS_PER_LATENT
+    height, width = request.height // SPATIAL_COMPRESSION, request.width // SPATIAL_COMPRESSION
     check_first_frame(latent, (VIDEO_CHANNELS, height, width))
     _check_single(len(latent))
     return host.normalised_latents(raw).transpose(1, 2)

@@ -56,8 +56,7 @@ def clip_for_view(path: Path) -> dict[str, str] | None:
 
 def video_for_view(video: Any) -> dict[str, str] | None:
     """The same for a VIDEO, of which a copy is made if it is no file that can be viewed."""
-    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
-    if isinstance(source, str) and (found := clip_for_view(Path(source))):
+    if (file := file_of(video)) is not None and (found := clip_for_view(file)):
         return found
     copy = temporary_clip()
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..hallo_live_core import BlockSizes, LatentBlock, MediaClock, ShapeError
+from ..hallo_live_core import (
+    SPATIAL_COMPRESSION,
+    BlockSizes,
+    LatentBlock,
+    MediaClock,
+    ShapeError,
+)
 from . import host
 
 OVI_AUDIO_KEY = "latent_ovi_audio"
 """Some packs put the sound of a clip into its video LATENT under this name; read, never written."""
-
-PIXELS_PER_LATENT = 16
-"""Of the Wan2.2 VAE, in each direction (spec 03 §1)."""
 
 VIDEO_AXES, AUDIO_AXES = 5, 3
 VIDEO_CHANNELS, AUDIO_CHANNELS = 48, 20
@@ -81,7 +84,7 @@ def pixel_size(video: dict[str, Any]) -> tuple[int, int]:
     """Height and width that a video LATENT decodes to."""
     samples = video["samples"]
     height, width = (samples.tensors[0] if is_nested(samples) else samples).shape[-2:]
-    return height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT
+    return height * SPATIAL_COMPRESSION, width * SPATIAL_COMPRESSION
 
 
 def _unpack(

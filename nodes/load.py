@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..hallo_live_core import (
+    BUNDLED_TOKENIZER,
     CheckpointError,
     audio_decoder_from_state_dicts,
     compile_blocks,
@@ -59,9 +60,6 @@ MATRIX_AXES = 2
 
 TOKENIZER_NAMES = ("spiece.model", "google/umt5-xxl/spiece.model")
 """Where the tokenizer may lie, seen from the folder of the text encoder."""
-
-BUNDLED_TOKENIZER = "spiece_model"
-"""ComfyUI's umT5 files carry their tokenizer under this name."""
 
 
 class HalloLiveModelLoader(io.ComfyNode):

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from ..hallo_live_core import Score, SyncDetails
 
-SIZE = WIDTH, HEIGHT = 640, 360
+SIZE = (640, 360)
 LEFT, TOP, RIGHT, BOTTOM = 60, 40, 620, 310
 """The frame of the plot, in pixels."""
 
@@ -80,7 +80,7 @@ def _draw(draw: ImageDraw.ImageDraw, lines: Sequence[Line]) -> None:
             ],
             fill=colour,
         )
-    draw.text((LEFT, HEIGHT - TOP // 2), X_LABEL, fill=INK)
+    draw.text((LEFT, SIZE[1] - TOP // 2), X_LABEL, fill=INK)
 
 
 def _axis(low: float, high: float, start: int, end: int) -> Callable[[float], float]:

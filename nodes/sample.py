@@ -23,7 +23,7 @@ from . import host, host_media
 from .first_frame import first_frame_input, with_first_frame
 from .latents import latent_outputs, latents_from_blocks
 from .live_run import KEPT_BLOCKS, LiveRun
-from .long_stream import long_stream_inputs
+from .long_stream import MOST_BLOCKS, long_stream_inputs
 from .room import ready
 from .run import RunReport, as_audio, engine_of
 from .script import encoded, read_positive
@@ -50,7 +50,7 @@ def sampling_inputs(*, endless: bool = False) -> list[io.Input]:
             "seconds",
             default=5.0,
             min=0.0 if endless else 1.0,
-            max=float(LONGEST_STREAM) if endless else 34.0,
+            max=float(LONGEST_STREAM if endless else MOST_BLOCKS),
             step=1.0,
             tooltip=(
                 "Length of the clip, in whole blocks of one second; the model was trained on 5. "

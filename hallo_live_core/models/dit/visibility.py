@@ -43,13 +43,23 @@ class Visible(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Everything:
+class _WithKernel:
+    """What sees the prompt, whatever else it sees."""
+
+    attention: Attention
+
+    def attend_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Visible`."""
+        return _attend(self.attention, q, k, v)
+
+
+@dataclass(frozen=True, slots=True)
+class Everything(_WithKernel):
     """All keys of this call; with `key_mask` [b, keys] only those of real tokens (ragged batch).
 
     With `window`, only the newest keys.
     """
 
-    attention: Attention
     key_mask: Tensor | None = None
     window: int | None = None
 
@@ -59,19 +69,14 @@ class Everything:
         mask = None if self.key_mask is None else self.key_mask[:, None, None, first:]
         return _attend(self.attention, q, k[:, first:].to(q.dtype), v[:, first:], mask)
 
-    def attend_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `Visible`."""
-        return _attend(self.attention, q, k, v)
-
 
 @dataclass(frozen=True, slots=True)
-class Blockwise:
+class Blockwise(_WithKernel):
     """A clip seen at once, block-causal: each block of queries sees a prefix of the keys.
 
     So there is no mask, and every kernel may be used.
     """
 
-    attention: Attention
     rule: BlockCausal
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -85,26 +90,17 @@ class Blockwise:
             parts.append(_attend(self.attention, q[:, prefix.first : prefix.end], keys, values))
         return torch.cat(parts, dim=1)
 
-    def attend_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `Visible`."""
-        return _attend(self.attention, q, k, v)
-
 
 @dataclass(frozen=True, slots=True)
-class Cached:
+class Cached(_WithKernel):
     """The settled past and the keys of this call, which stand at token `start` of the cache."""
 
-    attention: Attention
     cache: LayerCache
     start: int
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Visible`."""
         return _attend(self.attention, q, *self.cache.extend(self.start, k, v))
-
-    def attend_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `Visible`."""
-        return _attend(self.attention, q, k, v)
 
     def remember(self, k: Tensor, v: Tensor) -> None:
         """Put keys and values into the cache without attending."""
