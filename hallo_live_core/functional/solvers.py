@@ -39,9 +39,9 @@ def euler_table(num_steps: int, shift: float) -> SolverTable:
 def unipc_table(num_steps: int, shift: float) -> SolverTable:
     """Evenly spaced from 0.999 to 0 without the end, shifted; the network gets whole timesteps."""
     spaced = _spaced(_float32(1 - 1 / NUM_TRAIN_TIMESTEPS), 0.0, num_steps + 1)[:-1]
-    sigmas = [_float32(shift_sigma(s, shift)) for s in spaced]
+    sigmas = [shift_sigma(s, shift) for s in spaced]  # not rounded yet: 945.00001 is 945
     whole = tuple(float(int(NUM_TRAIN_TIMESTEPS * s)) for s in sigmas)
-    return SolverTable((*sigmas, 0.0), whole)
+    return SolverTable((*map(_float32, sigmas), 0.0), whole)
 
 
 class EulerSolver:

@@ -38,6 +38,12 @@ def build_vocoder(tensors: dict[str, Tensor], facts: dict | None = None) -> BigV
         )
         assert config == expected
         assert [k // 2 for k in config.upsample_kernels] == facts["upsample_rates"]
+        assert all(tuple(d) == config.dilations for d in facts["resblock_dilation_sizes"])
+        assert len(facts["resblock_dilation_sizes"]) == len(config.resblock_kernels)
+        assert (facts["resblock"], facts["activation"]) == ("1", "snakebeta")
+        assert facts["snake_logscale"]
+    elif facts:
+        assert config.channels == facts["upsample_initial_channel"]
     vocoder = BigVGAN(config, device="meta")
     vocoder.load_state_dict(vocoder_weights.to_module(tensors), strict=True, assign=True)
     return vocoder
@@ -80,6 +86,9 @@ def check_audio_vae_decode(golden: Golden) -> None:
     assert vae.config.hidden_dim == facts["hidden_dim"]
     assert vae.config.multipliers == tuple(facts["ch_mult"])
     assert vae.config.num_res_blocks == facts["num_res_blocks"]
+    assert vae.config.num_res_blocks + 1 == facts["decoder_blocks_per_level"]
+    assert vae.config.mel_bins == facts["data_dim"]
+    assert vae.decoder.conv_in.kernel_size == (facts["kernel"],)
     taps, fused = split_taps(golden)
     for name, expected in fused.items():
         weight = vae.get_submodule(name).weight
@@ -95,7 +104,9 @@ def check_audio_vae_decode(golden: Golden) -> None:
 
 @torch.no_grad()
 def check_audio_vae_encode(golden: Golden) -> None:
-    facts = golden.meta["config"]["mel"]
+    config = golden.meta["config"]
+    facts = config["mel"]
+    assert facts["win"] == facts["n_fft"]
     settings = MelSettings(
         sample_rate=facts["sr"],
         window=facts["n_fft"],
@@ -105,12 +116,17 @@ def check_audio_vae_encode(golden: Golden) -> None:
         max_hz=facts["fmax"],
     )
     vae = build_vae(golden.group("sd"), encoder=True, decoder=False)
+    assert (vae.config.latent_dim, vae.config.hidden_dim) == (
+        config["embed_dim"],
+        config["hidden_dim"],
+    )
     if "tap.mel_basis" in golden:
         bank = slaney_filter_bank(settings)
         assert_max_abs(bank, golden["tap.mel_basis"], "mel basis", FILTER_BANK_TOLERANCE)
-    for case in golden.meta["cases"]:
+    for case, sizes in golden.meta["cases"].items():
         mel = log10_mel(golden[f"in.audio_{case}"], settings)
         assert_max_abs(mel, golden[f"out.mel_{case}"], f"mel {case}", MEL_TOLERANCE)
+        assert mel.shape[2] == sizes["mel_frames"]
         mean, logvar = vae.encode(mel)
         assert_max_abs(mean, golden[f"out.mean_{case}"], f"mean {case}", MEL_TOLERANCE)
         assert_max_abs(logvar, golden[f"out.logvar_{case}"], f"logvar {case}", MEL_TOLERANCE)
@@ -129,11 +145,14 @@ def check_vocoder(golden: Golden) -> None:
 
 @torch.no_grad()
 def check_audio_full(golden: Golden) -> None:
-    decoder = AudioDecoder(
-        build_vae(golden.group("sd.vae")), build_vocoder(golden.group("sd.vocoder"))
-    )
+    config = golden.meta["config"]
+    vae = build_vae(golden.group("sd.vae"))
+    assert vae.config.latent_dim == config["vae"]["embed_dim"]
+    assert vae.config.hidden_dim == config["vae"]["hidden_dim"]
+    decoder = AudioDecoder(vae, build_vocoder(golden.group("sd.vocoder"), config["vocoder"]))
     for case, facts in golden.meta["cases"].items():
         wave = decoder(golden[facts["in"]].transpose(1, 2))
+        assert decoder.samples_per_latent == facts["samples_per_latent"]
         assert_max_abs(wave[:, None], golden[facts["out"]], f"wave {case}", WAVE_TOLERANCE)
 
 

@@ -19,8 +19,9 @@ from hallo_live_core.models.dit import (
     unstack_ragged,
 )
 from hallo_live_core.state.session import SessionState
+from hallo_live_core.types import TextContext
 
-from .core_models import load, schedule_of, session_of, sizes_of, text_of
+from .core_models import load, schedule_of, session_of, sizes_of, skipped_layer, text_of
 from .harness import Golden, assert_rel_l2
 
 
@@ -117,8 +118,7 @@ def run_calls(
     for call in range(count_calls(golden)):
         video, audio = golden[f"in.call{call}.video"], golden[f"in.call{call}.audio"]
         times = golden[f"in.call{call}.video_timestep"], golden[f"in.call{call}.audio_timestep"]
-        start = int(golden[f"in.call{call}.video_start_frame"].flatten()[0])
-        how = CachedPass(state, start, *times)
+        how = CachedPass(state, start_of(golden, call), *times)
         if settle_clean and not any(t.any() for t in times):
             model.settle(video, audio, how)
             continue
@@ -131,6 +131,12 @@ def run_calls(
             assert_x0(golden, f"{name}_x0", noisy, flow, t)
 
 
+def start_of(golden: Golden, call: int) -> int:
+    """First video latent of a call; samples of a batch go in step."""
+    (start,) = golden[f"in.call{call}.video_start_frame"].unique().tolist()
+    return start
+
+
 def count_calls(golden: Golden) -> int:
     calls = 0
     while f"in.call{calls}.video" in golden:
@@ -139,17 +145,22 @@ def count_calls(golden: Golden) -> int:
 
 
 def check_caches(golden: Golden, state: SessionState) -> None:
+    calls = range(count_calls(golden))
+    frames = max(start_of(golden, i) + golden[f"in.call{i}.video"].shape[1] for i in calls)
+    end = frames * golden.meta["layout"]["tokens_per_frame"]
     for kind, cache in (("video_self", state.video_self), ("video_cross", state.video_cross)):
         for layer in range(cache.keys.shape[0]):
-            check_keys(golden, f"cache.layer{layer}.{kind}", cache.keys[layer], cache.values[layer])
+            keys, values = cache.keys[layer, :, :end], cache.values[layer, :, :end]
+            check_keys(golden, f"cache.layer{layer}.{kind}", keys, values)
 
 
 def check_keys(golden: Golden, name: str, keys: Tensor, values: Tensor) -> None:
-    """keys, values: [b, l, n, d]; compared as far as the file goes."""
-    if f"{name}.k" in golden:
-        filled = golden[f"{name}.k"].shape[1]
-        assert_rel_l2(keys[:, :filled], golden[f"{name}.k"], f"{name}.k")
-        assert_rel_l2(values[:, :filled], golden[f"{name}.v"], f"{name}.v")
+    """keys, values: [b, l, n, d], all that the calls wrote; behind it the reference has zeros."""
+    for kind, found in (("k", keys), ("v", values)):
+        if f"{name}.{kind}" in golden:
+            stated = golden[f"{name}.{kind}"]
+            assert_rel_l2(found, stated[:, : found.shape[1]], f"{name}.{kind}")
+            assert not stated[:, found.shape[1] :].any(), f"{name}.{kind}: more was written"
 
 
 ATTENTIONS_PER_LAYER = 6
@@ -178,7 +189,9 @@ def check_audio_keys(golden: Golden, attended: list[tuple[Tensor, Tensor]]) -> N
 
 
 def check_teacher_forward(golden: Golden) -> None:
-    model, slg = load(golden), golden.meta["slg_layer"]
+    model, slg = load(golden), skipped_layer(golden)
+    for entry in ("timestep_shift", "num_train_timesteps"):
+        golden.meta.get(entry)  # of a schedule, but these calls are told timesteps
     video, audio = rearrange(golden["in.video"], "b c f h w -> b f c h w"), golden["in.audio"]
     text, t = text_of(golden), golden["in.t"]
     for name, options in {
@@ -200,10 +213,13 @@ def check_teacher_forward(golden: Golden) -> None:
 def check_ragged(golden: Golden, model: DualStreamDiT, name: str, first_clean: bool) -> None:
     if f"out.{name}.video_flow0" not in golden:
         return
-    videos = [golden["in.video"][0], golden["in.ragged.video1"]]
-    audios = [golden["in.audio"][0], golden["in.ragged.audio1"]]
+    others = range(1, sum(name.startswith("in.ragged.video") for name in golden.tensors) + 1)
+    videos = [golden["in.video"][0], *(golden[f"in.ragged.video{i}"] for i in others)]
+    audios = [golden["in.audio"][0], *(golden[f"in.ragged.audio{i}"] for i in others)]
     video, audio, sizes = stack_ragged([rearrange(v, "c f h w -> f c h w") for v in videos], audios)
-    how = TeacherPass(text_of(golden), golden["in.t"], first_frame_clean=first_clean, ragged=sizes)
+    text, count = text_of(golden), len(videos)
+    text = TextContext(text.video[:count], text.audio[:count])
+    how = TeacherPass(text, golden["in.t"][:count], first_frame_clean=first_clean, ragged=sizes)
     for i, (v, a) in enumerate(unstack_ragged(*model(video, audio, how), sizes)):
         found = rearrange(v, "f c h w -> c f h w")
         assert_rel_l2(found, golden[f"out.{name}.video_flow{i}"], f"{name} video {i}")

@@ -33,7 +33,8 @@ from .harness import Golden, assert_max_abs, assert_rel_l2
 
 
 def check_scheduler(golden: Golden) -> None:
-    schedule = schedule_of(golden)
+    schedule, meta = schedule_of(golden), golden.meta
+    assert (meta["sigma_min"], meta["sigma_max"], meta["extra_one_step"]) == (0, 1, True)
     for name, found in {
         "sigmas": schedule.sigmas,
         "timesteps": schedule.timesteps,

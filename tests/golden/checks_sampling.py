@@ -9,23 +9,21 @@ from einops import rearrange
 from torch import Tensor
 
 from hallo_live_core.functional.blocks import Block
-from hallo_live_core.functional.schedule import (
-    clean_from_flow,
-)
-from hallo_live_core.models.dit import (
-    CachedPass,
-)
+from hallo_live_core.functional.schedule import clean_from_flow
+from hallo_live_core.functional.solvers import NUM_TRAIN_TIMESTEPS, euler_table, unipc_table
+from hallo_live_core.models.dit import CachedPass, DualStreamDiT
 from hallo_live_core.sampling.denoiser import Clean, Denoiser
 from hallo_live_core.sampling.sampler import stream_blocks
 from hallo_live_core.sampling.teacher import (
     Guidance,
     TeacherSettings,
     TeacherState,
+    guided_flow,
     teacher_states,
 )
 from hallo_live_core.types import TextContext
 
-from .core_models import load, schedule_of, session_of
+from .core_models import load, schedule_of, session_of, skipped_layer
 from .harness import Golden, assert_rel_l2
 
 
@@ -58,8 +56,11 @@ class CheckingDenoiser(Denoiser):
     ) -> Clean:
         name = f"{self.prefix}.block{block.index}.step{self.step}"
         full = torch.cat([self.state.audio_history[:, : block.first_audio], window], dim=1)
+        told = torch.full(full.shape[:2], timestep, dtype=torch.float64)
+        told[:, : block.first_audio] = self.schedule.context
         self.compare("mid", f"{name}.input_video", video)
         self.compare("mid", f"{name}.input_audio", full)
+        self.compare("mid", f"{name}.audio_timestep", told)
         clean = super().clean(block, video, window, timestep, **options)
         self.compare("out", f"{name}.video_x0", clean.video)
         self.compare("out", f"{name}.audio_x0", clean.audio)
@@ -76,6 +77,8 @@ class CheckingDenoiser(Denoiser):
         self.compare("mid", f"{name}.input_video", clean.video)
         self.compare("mid", f"{name}.input_audio", clean.audio)
         context = self.schedule.context
+        told = torch.full(clean.audio.shape[:2], context, dtype=torch.float64)
+        self.compare("mid", f"{name}.audio_timestep", told)
         runs = (((context, block.num_video),), ((context, clean.audio.shape[1]),))
         flows = self.model(
             clean.video, clean.audio, CachedPass(self.state, block.first_video, *runs)
@@ -122,29 +125,31 @@ def check_last_context(
 
 def check_teacher_sampling(golden: Golden) -> None:
     model, meta = load(golden), golden.meta
+    assert meta["num_train_timesteps"] == NUM_TRAIN_TIMESTEPS
     guidance = Guidance(
         TextContext.shared(golden["in.pos_context"][None]),
         TextContext(golden["in.video_neg_context"][None], golden["in.audio_neg_context"][None]),
     )
-    first_frame = rearrange(golden["in.first_frame_latent"], "c f h w -> 1 f c h w")
-    for name, solver, given in (
-        ("euler", "euler", guidance),
-        ("unipc", "unipc", guidance),
-        ("euler_i2v", "euler", replace(guidance, first_frame=first_frame)),
-    ):
-        if f"out.{name}.video" not in golden:
-            continue
+    for name in sorted({n.split(".")[1] for n in golden.tensors if n.startswith("out.")}):
+        solver, _, kind = name.partition("_")
+        assert kind in ("", "i2v"), name
+        given = replace(guidance, first_frame=first_frame(golden)) if kind else guidance
         settings = TeacherSettings(
             num_steps=meta["steps"],
             solver=solver,
             shift=meta["timestep_shift"],
             video_guidance=meta["video_guidance"],
             audio_guidance=meta["audio_guidance"],
-            skip_layer=meta["slg_layer"],
+            skip_layer=skipped_layer(golden),
         )
         noise = rearrange(golden["in.video_noise"], "c f h w -> 1 f c h w")
-        states = teacher_states(model, noise, golden["in.audio_noise"][None], given, settings)
-        check_trajectory(golden, name, list(states))
+        states = list(teacher_states(model, noise, golden["in.audio_noise"][None], given, settings))
+        check_trajectory(golden, name, states)
+        check_guided(golden, name, model, states, given, settings)
+
+
+def first_frame(golden: Golden) -> Tensor:
+    return rearrange(golden["in.first_frame_latent"], "c f h w -> 1 f c h w")
 
 
 def check_trajectory(golden: Golden, name: str, states: list[TeacherState]) -> None:
@@ -155,11 +160,31 @@ def check_trajectory(golden: Golden, name: str, states: list[TeacherState]) -> N
     for stream, found in (("video", videos), ("audio", audios)):
         stated = golden[f"out.{name}.traj_{stream}"]
         assert_rel_l2(torch.stack(found), stated, f"{name} {stream} trajectory")
-        guided = f"mid.{name}.guided_{stream}"
-        if guided in golden and name == "euler":
-            sigmas = golden[f"mid.{name}.sigmas"]
-            steps = sigmas.diff().reshape(-1, *(1,) * (stated.ndim - 1))
-            assert_rel_l2(torch.stack(found).diff(dim=0) / steps, golden[guided], guided, tol=1e-5)
+
+
+def check_guided(
+    golden: Golden,
+    name: str,
+    model: DualStreamDiT,
+    states: list[TeacherState],
+    given: Guidance,
+    settings: TeacherSettings,
+) -> None:
+    """The guided flow of every step, and the table that the steps are taken from."""
+    if f"mid.{name}.guided_video" not in golden:
+        return
+    table = (euler_table if settings.solver == "euler" else unipc_table)(
+        settings.num_steps, settings.shift
+    )
+    assert_rel_l2(torch.tensor(table.sigmas), golden[f"mid.{name}.sigmas"], "sigmas", tol=1e-6)
+    stated = golden[f"mid.{name}.timesteps"]
+    assert_rel_l2(torch.tensor(table.timesteps), stated, "timesteps", tol=1e-6)
+    texts, pinned = (given.positive, given.negative), given.first_frame is not None
+    for step, timestep in enumerate(table.timesteps):
+        video, audio = guided_flow(model, states[step], timestep, texts, settings, pinned)
+        found = rearrange(video[0], "f c h w -> c f h w")
+        assert_rel_l2(found, golden[f"mid.{name}.guided_video"][step], f"{name} guided video")
+        assert_rel_l2(audio[0], golden[f"mid.{name}.guided_audio"][step], f"{name} guided audio")
 
 
 CHECKS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from hallo_live_core.models.text_encoder import weights
@@ -16,11 +18,21 @@ BF16_TOLERANCE = 2e-2
 
 def check_umt5_encoder(golden: Golden) -> None:
     tensors = golden.group("sd")
-    config = weights.config_from_state_dict(tensors)
-    for ours, theirs in (("vocab_size", "vocab"), ("attention_dim", "dim_attn")):
-        assert getattr(config, ours) == golden.meta["config"][theirs]
-    for name in ("dim", "num_heads", "num_layers", "num_buckets", "max_distance", "eps"):
-        assert getattr(config, name) == golden.meta["config"][name]
+    stated = golden.meta["config"]
+    config = replace(  # what no tensor tells
+        weights.config_from_state_dict(tensors),
+        max_distance=stated["max_distance"],
+        eps=stated["eps"],
+    )
+    assert not stated["shared_pos"]
+    for ours, theirs in (
+        ("vocab_size", "vocab"),
+        ("attention_dim", "dim_attn"),
+        ("ffn_dim", "dim_ffn"),
+    ):
+        assert getattr(config, ours) == stated[theirs]
+    for name in ("dim", "num_heads", "num_layers", "num_buckets"):
+        assert getattr(config, name) == stated[name]
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         network = build_network(config, dtype=dtype)
         network.load_state_dict(weights.to_module(tensors))
@@ -30,6 +42,7 @@ def check_umt5_encoder(golden: Golden) -> None:
 
 def _check_case(golden: Golden, network, case: str, facts: dict, dtype: torch.dtype) -> None:
     lengths = facts["lengths"]
+    assert golden[f"in.mask_{case}"].sum(dim=1).tolist() == lengths
     padded = golden[f"in.ids_{case}"].tolist()
     ids = [row[:length] for row, length in zip(padded, lengths, strict=True)]
     encoder = TextEncoder(network, tokenize=lambda _: [], text_len=facts["padded_to"])

@@ -17,13 +17,17 @@ TOLERANCE = 2e-5
 
 def config_of(golden: Golden) -> VideoVAEConfig:
     stored = golden.meta["config"]
+    downsample = stored["temporal_downsample"]
+    assert stored.get("temporal_upsample", downsample[::-1]) == downsample[::-1]
+    blocks = stored["num_res_blocks"] + 1
+    assert stored.get("decoder_res_blocks_per_level", blocks) == blocks
     return VideoVAEConfig(
         z_dim=stored["z_dim"],
         encoder_dim=stored.get("enc_dim", 4),
         decoder_dim=stored.get("dec_dim", 4),
         multipliers=tuple(stored["dim_mult"]),
         num_res_blocks=stored["num_res_blocks"],
-        temporal_downsample=tuple(stored["temporal_downsample"]),
+        temporal_downsample=tuple(downsample),
     )
 
 
@@ -40,6 +44,7 @@ def _check_decode_case(decoder: WanVideoDecoder, golden: Golden, case: dict, whe
     latents = golden[case["in"]].transpose(1, 2)
     expected = golden[case["out"]].transpose(1, 2)
     whole, _ = decoder(latents, _start(decoder, latents))
+    assert whole.shape[1] == case["frames"]
     assert_max_abs(whole, expected, f"{where}: whole", TOLERANCE)
     clamped, _ = decoder.decode(latents, _start(decoder, latents))
     assert torch.equal(clamped, whole.clamp(-1, 1))
@@ -70,7 +75,7 @@ def check_decode_taps(golden: Golden):
     for name, module in modules.items():
         module.register_forward_hook(lambda _m, _i, out, seen=seen[name]: seen.append(out.clone()))
     shape = taps["conv2.all"].shape
-    (case,) = (c for c in golden.meta["cases"].values() if golden[c["in"]].shape == shape)
+    *_, case = (c for c in golden.meta["cases"].values() if golden[c["in"]].shape == shape)
     latents = golden[case["in"]].transpose(1, 2)
     with torch.no_grad():
         decoder(latents, _start(decoder, latents))
@@ -109,6 +114,8 @@ def check_encode(golden: Golden):
                 expected = golden[f"out.{kind}_{name}"].transpose(1, 2)
                 assert_max_abs(actual, expected, f"{kind} of {name}, {dtype}", TOLERANCE)
             assert encoded.raw.shape[1] == case["latents"]
+            assert video.shape[1] == case["frames"]
+            assert case["frames_used"] == 1 + encoder.frames_per_latent * (case["latents"] - 1)
 
 
 def _start(decoder: WanVideoDecoder, latents: torch.Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,9 @@ from hallo_live_core.types import TextContext
 
 from .harness import Golden
 
+UNLIMITED = [-1, -1]
+"""An attention window that ends nowhere, as every published config has it."""
+
 
 def load(golden: Golden) -> DualStreamDiT:
     """The network of a golden file, in float64."""
@@ -29,11 +33,13 @@ def load(golden: Golden) -> DualStreamDiT:
     found = config_from_state_dict(
         weights, num_heads=(video["num_heads"], audio["num_heads"]), text_len=video["text_len"]
     )
+    assert len(weights) == golden.meta.get("n_parameters", len(weights))
     assert_same_sizes(found, golden)
+    assert_layout(golden)
     config = replace(
         found,
         video=replace(found.video, eps=video["eps"]),
-        audio=replace(found.audio, eps=audio["eps"]),
+        audio=replace(found.audio, eps=audio["eps"], text_len=audio["text_len"]),
         audio_rope_scale=audio["temporal_rope_scaling_factor"],
     )
     model = DualStreamDiT(config, device="meta")
@@ -52,6 +58,21 @@ def assert_same_sizes(config: TransformerConfig, golden: Golden) -> None:
         assert found == tuple(stated[name] for name in names)
         assert list(stream.patch) == stated["patch_size"]
         assert config.num_layers == stated["num_layers"]
+        assert stated["out_dim"] == stated["in_dim"]
+        assert stated["qk_norm"] and stated["cross_attn_norm"]
+        assert stated["window_size"] == UNLIMITED
+
+
+def assert_layout(golden: Golden) -> None:
+    """What the layout says twice agrees."""
+    layout, (_, rows, columns) = golden.meta["layout"], golden.meta["video_config"]["patch_size"]
+    tokens = (layout["latent_height"] // rows) * (layout["latent_width"] // columns)
+    assert tokens == layout["tokens_per_frame"]
+    for latents, block in (
+        ("video_frames", "video_frames_per_block"),
+        ("audio_latents", "audio_latents_per_block"),
+    ):
+        assert math.ceil(layout[latents] / layout[block]) == layout["num_blocks"]
 
 
 def schedule_of(golden: Golden) -> NoiseSchedule:
@@ -71,6 +92,11 @@ def sizes_of(golden: Golden, lookahead: int) -> BlockSizes:
     return BlockSizes(
         layout["video_frames_per_block"], layout["audio_latents_per_block"], lookahead
     )
+
+
+def skipped_layer(golden: Golden) -> int | None:
+    """The layer that negative passes leave out; the reference cannot skip layer 0 (spec 01 §7)."""
+    return golden.meta["slg_layer"] or None
 
 
 def text_of(golden: Golden) -> TextContext:

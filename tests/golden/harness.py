@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from .facts import Facts
+
 AREAS = ("core", "vae", "train", "rewards")
 DEFAULT_ROOT = Path(__file__).parent / "data"
 
@@ -29,8 +31,8 @@ class Golden:
     used: set[str] = field(default_factory=set)
 
     @cached_property
-    def meta(self) -> dict:
-        return json.loads(self.path.read_text())
+    def meta(self) -> Facts:
+        return Facts(json.loads(self.path.read_text()))
 
     @property
     def kind(self) -> str:
@@ -51,12 +53,12 @@ class Golden:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def overlooked(self) -> list[str]:
-        """Results that no check has looked at."""
+    def overlooked(self, prefixes: tuple[str, ...] = RESULTS) -> list[str]:
+        """Results, or tensors with other prefixes, that no check has looked at."""
         return [
             name
             for name in self.tensors
-            if name.startswith(RESULTS)
+            if name.startswith(prefixes)
             and not name.startswith(FOR_INFORMATION)
             and name not in self.used
         ]
@@ -64,7 +66,7 @@ class Golden:
     def group(self, prefix: str) -> dict[str, torch.Tensor]:
         """All tensors below `prefix.`, without the prefix; `group("sd")` is the state dict."""
         prefix += "."
-        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return {k[len(prefix) :]: self[k] for k in self.tensors if k.startswith(prefix)}
 
 
 def golden_root() -> Path:

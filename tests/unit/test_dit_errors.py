@@ -75,10 +75,11 @@ def test_runs_of_timesteps_must_cover_the_latents():
         model(video, audio, CachedPass(denoiser.state, 0, ((0.0, 2),), ((0.0, 3),)))
 
 
-def test_latents_that_are_not_whole_blocks_are_refused():
+@pytest.mark.parametrize("sizes", [BlockSizes(4, 4), BlockSizes(0, 0), BlockSizes(2, 4, -1)])
+def test_streams_of_different_numbers_of_blocks_are_refused(sizes):
     video, audio = tiny_latents(2)
-    how = MaskedPass(tiny_text(), torch.zeros(1, 4), torch.zeros(1, 8), BlockSizes(3, 4))
-    with pytest.raises(RequestError, match="blocks"):
+    how = MaskedPass(tiny_text(), torch.zeros(1, 4), torch.zeros(1, 8), sizes)
+    with pytest.raises(RequestError, match=r"blocks|look-ahead"):
         tiny_dit()(video, audio, how)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hallo_live_core.config import BlockSizes
 from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.models.dit import (
     CachedPass,
@@ -55,6 +56,14 @@ def test_for_one_block_all_three_ways_agree(batch, lookahead):
     expected = model(video, audio, TeacherPass(text, torch.full((batch,), 1000.0)))
     assert_same(masked(model, video, audio, text, 1000.0, sizes), expected)
     assert_same(cached(model, video, audio, text, 1000.0), expected)
+
+
+def test_the_last_block_of_a_clip_seen_at_once_may_be_incomplete():
+    model, text = tiny_dit(dtype=WIDE), tiny_text(dtype=WIDE)
+    video, audio = tiny_latents(1, dtype=WIDE)
+    expected = model(video, audio, TeacherPass(text, torch.tensor([700.0])))
+    sizes = BlockSizes(video.shape[1] + 1, audio.shape[1] + 3)
+    assert_same(masked(model, video, audio, text, 700.0, sizes), expected)
 
 
 def test_a_block_does_not_see_what_follows():

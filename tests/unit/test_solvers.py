@@ -76,6 +76,12 @@ def test_every_twelfth_of_49_euler_steps_is_near_a_step_of_the_student():
     assert [round(told[i], 3) for i in (0, 12, 24, 36)] == [1000.0, 937.889, 834.712, 629.634]
 
 
+@pytest.mark.parametrize("num_steps", [3, 9, 27, 37, 74])
+def test_unipc_tells_whole_timesteps_of_an_even_table_as_they_are(num_steps):
+    told = unipc_table(num_steps, 1.0).timesteps
+    assert told == tuple(float(999 * (num_steps - i) // num_steps) for i in range(num_steps))
+
+
 def test_unipc_tells_the_network_whole_timesteps():
     told = unipc_table(50, 5.0).timesteps
     assert told[:2] == (999.0, 995.0)

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...functional.blocks import ClipPlan
 from ...functional.masks import BlockCausal
 from ...functional.rope import RotaryTables
 from ...state.session import Text, TextCache, TimeRows, TimeRuns
-from .checks import check_layer, check_runs, check_session, check_text, check_timesteps
+from .checks import (
+    check_blocks,
+    check_layer,
+    check_runs,
+    check_session,
+    check_text,
+    check_timesteps,
+)
 from .modality import Modality
 from .passes import CachedPass, MaskedPass, TeacherPass
 from .stream import StreamInput
@@ -90,7 +96,7 @@ def _masked(model: DualStreamDiT, video: Tensor, audio: Tensor, how: MaskedPass)
     check_timesteps(how.video_timesteps, video, axes=2)
     check_timesteps(how.audio_timesteps, audio, axes=2)
     sizes = how.blocks
-    ClipPlan.of(video.shape[1], audio.shape[1], sizes)
+    check_blocks(sizes, video, audio)
     rotary = how.rotary or _rotary(model, video, audio)
     picture, sound = sizes.video_latents * rotary.tokens_per_latent, sizes.audio_latents
 

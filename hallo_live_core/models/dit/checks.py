@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...config import StreamConfig, TransformerConfig
-from ...errors import ShapeError
+from ...config import BlockSizes, StreamConfig, TransformerConfig
+from ...errors import RequestError, ShapeError
+from ...functional.blocks import ClipPlan
 from ...state.session import Text, TimeRuns
 
 
@@ -82,6 +83,24 @@ def check_runs(runs: TimeRuns, latents: Tensor) -> None:
             "Timesteps and latents do not match",
             found=f"timesteps for {covered} latents, {latents.shape[1]} latents",
         )
+
+
+def check_blocks(sizes: BlockSizes, video: Tensor, audio: Tensor) -> None:
+    """A clip seen at once has as many blocks of picture as of sound; the last may be incomplete.
+
+    Raises:
+        RequestError: the numbers of blocks differ, or the sizes make no blocks (spec 01 §6.2).
+    """
+    pictures = -(-video.shape[1] // max(1, sizes.video_latents))
+    sounds = -(-audio.shape[1] // max(1, sizes.audio_latents))
+    if pictures != sounds:
+        raise RequestError(
+            "Picture and sound do not make the same number of blocks",
+            found=f"{pictures} and {sounds} of {video.shape[1]} video and {audio.shape[1]} audio"
+            " latents",
+            fix=f"give {sizes.audio_latents} audio latents to {sizes.video_latents} video latents",
+        )
+    ClipPlan(sizes, pictures)  # refuses sizes that make no blocks
 
 
 def check_layer(skip_layer: int | None, num_layers: int) -> None:

@@ -122,7 +122,7 @@ class DualStreamDiT(nn.Module):
 
         Raises:
             ShapeError: latents, prompt, timesteps or layer do not fit.
-            RequestError: the latents are not whole blocks.
+            RequestError: picture and sound have different numbers of blocks.
             PositionError: a position beyond the rotary tables or the cache.
         """
         check_latents(self.config, video, audio)
