@@ -23,7 +23,7 @@ from hallo_live_core.sampling.teacher import (
 )
 from hallo_live_core.types import TextContext
 
-from .core_models import load, schedule_of, session_of, skipped_layer
+from .core_models import load, schedule_of, session_of, skipped
 from .harness import Golden, assert_rel_l2
 
 
@@ -140,7 +140,7 @@ def check_teacher_sampling(golden: Golden) -> None:
             shift=meta["timestep_shift"],
             video_guidance=meta["video_guidance"],
             audio_guidance=meta["audio_guidance"],
-            skip_layer=skipped_layer(golden),
+            skip_layer=skipped(meta["slg_layer"], len(model.blocks)),
         )
         noise = rearrange(golden["in.video_noise"], "c f h w -> 1 f c h w")
         states = list(teacher_states(model, noise, golden["in.audio_noise"][None], given, settings))

@@ -31,6 +31,7 @@ from training.schedules import (
 from training.scores import clean_of, noised, predict_flow
 from training.types import Latents, Prompts
 
+from .core_models import skipped
 from .harness import Golden
 from .train_models import (
     FORWARD,
@@ -85,11 +86,6 @@ def check_ode_sampling(golden: Golden) -> None:
     table = make(settings.num_steps, settings.shift)
     assert_close(torch.tensor(table.sigmas), golden, "out.sigmas", 1e-6)
     assert_close(torch.tensor(table.timesteps), golden, "out.timesteps", 1e-6)
-
-
-def skipped(layer: int | None, num_layers: int) -> int | None:
-    """The reference cannot skip its first layer, and skips none that does not exist (01 §7)."""
-    return layer if layer is not None and 0 < layer < num_layers else None
 
 
 def check_ode_init(golden: Golden) -> None:

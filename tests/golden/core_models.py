@@ -94,9 +94,9 @@ def sizes_of(golden: Golden, lookahead: int) -> BlockSizes:
     )
 
 
-def skipped_layer(golden: Golden) -> int | None:
-    """The layer that negative passes leave out; the reference cannot skip layer 0 (spec 01 §7)."""
-    return golden.meta["slg_layer"] or None
+def skipped(layer: int | None, num_layers: int) -> int | None:
+    """The reference cannot skip its first layer, and skips none that does not exist (01 §7)."""
+    return layer if layer is not None and 0 < layer < num_layers else None
 
 
 def text_of(golden: Golden) -> TextContext:
