@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.measure import fill_random, machine, report, seconds, spread, table
 from benchmarks.reference.video_decoder import ReferenceDecoder
+from hallo_live_core.cli.loading import parse_size
 from hallo_live_core.config import VideoVAEConfig
 from hallo_live_core.devices import default_dtype, parse_device
 from hallo_live_core.models.video_vae.decoder import WanVideoDecoder
@@ -29,11 +30,6 @@ LATENTS = 3
 """The clip's first one, one to warm up, and the one that is timed."""
 
 Step = Callable[[Tensor], Tensor]
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width)
 
 
 def decoders(config: VideoVAEConfig, device: torch.device) -> dict[str, WanVideoDecoder]:
@@ -66,6 +62,13 @@ def streams(config: VideoVAEConfig, made: dict[str, WanVideoDecoder]) -> dict[st
     return {"straightforward": reference.decode} | {k: ours(d) for k, d in made.items()}
 
 
+def run(step: Step, latent: Tensor, device: torch.device) -> tuple[Tensor, float]:
+    """What a decoder makes of a latent, and the seconds that it takes."""
+    made: list[Tensor] = []
+    took = seconds(lambda: made.append(step(latent)), device)
+    return made[0], took
+
+
 def compare(
     config: VideoVAEConfig, size: tuple[int, int], device: torch.device, rounds: int
 ) -> dict[str, dict[str, object]]:
@@ -81,7 +84,7 @@ def compare(
         for name in [*steps] if turn % 2 == 0 else [*steps][::-1]:
             for latent in before:
                 steps[name](latent)
-            took = seconds(lambda step=steps[name]: videos.update({name: step(timed)}), device)  # noqa: B023
+            videos[name], took = run(steps[name], timed, device)
             times.setdefault(name, []).append(took)
     slow, expected = statistics.median(times["straightforward"]), videos["straightforward"]
     return {

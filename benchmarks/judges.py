@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hallo_live_core.checkpoints.tiny_judges_hf import train_tokenizer
+from hallo_live_core.cli.loading import parse_size
 from hallo_live_core.devices import default_dtype
 from hallo_live_core.rewards.audiobox import AudioBox, AudioBoxConfig, AudioJudge
 from hallo_live_core.rewards.base import Clip, JudgeProgress, Reward
@@ -108,7 +109,7 @@ def measure(judge: Reward, clip: Clip) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=117)
-    parser.add_argument("--size", default="512x992", metavar="HxW")
+    parser.add_argument("--size", type=parse_size, default=(512, 992), metavar="HxW")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--judges",
@@ -118,11 +119,11 @@ def main() -> None:
         help="video needs 10 GB of memory, and many minutes without a GPU",
     )
     options = parser.parse_args()
-    height, width = map(int, options.size.split("x"))
+    height, width = options.size
     device = torch.device(options.device)
     load = ", ".join(f"{n:.1f}" for n in os.getloadavg()) if hasattr(os, "getloadavg") else "?"
     print(
-        f"{options.frames} frames of {options.size} on {device}, "
+        f"{options.frames} frames of {height}x{width} on {device}, "
         f"{torch.get_num_threads()} threads, load of the machine before: {load}\n"
     )
     print("| judge | a clip | TFLOP | of which |")
