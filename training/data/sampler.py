@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import torch
+
+from hallo_live_core.functional.noise import keyed_generator
 
 from .shards import DataError
 
@@ -41,6 +42,4 @@ class EndlessOrder:
 
 @lru_cache(maxsize=CACHED_EPOCHS)
 def _permutation(seed: int, epoch: int, length: int) -> list[int]:
-    digest = hashlib.blake2b(f"{seed}/epoch {epoch}".encode(), digest_size=4).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-    return torch.randperm(length, generator=generator).tolist()
+    return torch.randperm(length, generator=keyed_generator(seed, f"epoch {epoch}")).tolist()

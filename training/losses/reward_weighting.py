@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from hallo_live_core.rewards.combine import (
 )
 
 Stream = Literal["video", "audio", "both"]
+STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 REFERENCE_JUDGES: dict[str, Stream] = {"videoalign": "video", "audiobox": "audio", "sync": "both"}
 """The judges of the paper and the losses that each multiplies."""
@@ -58,7 +59,7 @@ class RewardSettings:
     weigh: Literal["student", "critic"] = "student"
 
     def __post_init__(self) -> None:
-        wrong = [name for name, stream in self.judges.items() if stream not in _STREAMS]
+        wrong = [name for name, stream in self.judges.items() if stream not in STREAMS]
         if wrong:
             raise RequestError(
                 f"Judge {wrong[0]!r} speaks for no stream",
@@ -99,9 +100,6 @@ def weigh(
     return _robust(scores, settings, histories)
 
 
-_STREAMS = ("video", "audio", "both")
-
-
 def _reference(scores: Mapping[str, Tensor], settings: RewardSettings) -> LossScales:
     """No face counts as 0; the other two always have a score."""
     given = {name: scores[name].float() for name in settings.judges}
@@ -118,7 +116,7 @@ def _robust(
     scores: Mapping[str, Tensor], settings: RewardSettings, histories: Histories
 ) -> tuple[LossScales, dict[str, RunningStatistics]]:
     clips = len(next(iter(scores.values())))
-    sums = {stream: torch.zeros(clips, dtype=torch.float64) for stream in _STREAMS}
+    sums = {stream: torch.zeros(clips, dtype=torch.float64) for stream in STREAMS}
     updated = dict(histories)
     for name, stream in settings.judges.items():
         values = scores[name] if scores[name].ndim == 1 else scores[name].sum(dim=1)

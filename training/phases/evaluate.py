@@ -20,9 +20,10 @@ from hallo_live_core.media.encoders import jpeg
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.rewards.base import Clip, Reward, Score
 
+from ..checkpointing import STATE_FILE as CHECKPOINT_STATE
 from ..checkpointing import tensor_names
 from ..clips import decoder_files, load_decoders, student_clip, write_clip
-from ..comparison import Job, write_comparison
+from ..comparison import PAGE_NAME, Job, write_comparison
 from ..config_reader import RecipeError, as_mapping
 from ..data.ode_pairs import pair_key
 from ..data.prompts import read_prompts
@@ -50,7 +51,7 @@ class Candidate:
     @property
     def identity(self) -> list[Any]:
         """Changes when the student does."""
-        file = self.source / "state.json" if self.source.is_dir() else self.source
+        file = self.source / CHECKPOINT_STATE if self.source.is_dir() else self.source
         stat = file.stat()
         return [str(self.source.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -84,7 +85,7 @@ def evaluate(recipe: Recipe, processes: Processes, students: Sequence[str] = ())
     if processes.is_main:
         del decoders
         _judge_and_write(folder, candidates, jobs, recipe, processes)
-    return folder / "report.html"
+    return folder / PAGE_NAME
 
 
 # -- who takes part -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit.weights import to_published
 
 from ..adapters import as_lora_file, read_changes
-from ..checkpointing import checkpoints, read_state, whole_tensors
+from ..checkpointing import STATE_FILE, checkpoints, read_state, whole_tensors
 from ..data.shards import sha256
 from ..learner import BASES, BaseFile
 from ..trainer import CHECKPOINTS
@@ -124,7 +124,7 @@ def newest(run: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if (run / "state.json").exists():
+    if (run / STATE_FILE).exists():
         return run
     found = checkpoints(run / CHECKPOINTS)
     if not found:

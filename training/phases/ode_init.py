@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from hallo_live_core.functional.schedule import NoiseSchedule
+from hallo_live_core.config import TransformerConfig
 
 from ..data.ode_pairs import open_pairs
+from ..data.shards import Samples
 from ..draws import draw_states
 from ..losses.ode import ode_loss
-from ..parallel import Processes
-from ..recipe import Recipe
 from ..trainer import MicroBatch
-from .batches import Batches, draws_of, open_text, prompts_of, to_device
-from .flow_matching import plan_of_one
-from .networks import make_learner
+from .batches import draws_of, to_device
+from .one_network import OneNetwork
 
 PER_SAMPLE = ("video_errors", "times")
 """What the loss reports for every sample; the log has it by noise."""
@@ -27,28 +24,18 @@ BIN = 250
 """Width of the bins of mean timesteps, as in the reference's log."""
 
 
-class ODEInit:
+class ODEInit(OneNetwork):
     """See `trainer.Phase`."""
 
-    def __init__(self, recipe: Recipe, processes: Processes) -> None:
-        student = make_learner("student", recipe.model.student, recipe, recipe.optimizer, processes)
-        self.recipe, self.processes = recipe, processes
-        self.learners = {"student": student}
-        self.schedule = NoiseSchedule(recipe.schedule)
-        config = student.network.config
-        pairs = open_pairs(
-            Path(recipe.data.pairs),
-            recipe.clip,
+    def open_samples(self, config: TransformerConfig) -> Samples:
+        """The teacher's trajectories."""
+        return open_pairs(
+            Path(self.recipe.data.pairs),
+            self.recipe.clip,
             config,
             steps=len(self.schedule.steps),
-            verify=recipe.data.verify,
+            verify=self.recipe.data.verify,
         )
-        self.text = open_text(recipe, config.video.text_dim, prompts_of(pairs))
-        self.batches = Batches(pairs, recipe, processes)
-
-    def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:
-        """See `Phase`."""
-        return plan_of_one(self.recipe, step, has_ema=has_ema)
 
     def backward(
         self,
@@ -63,7 +50,7 @@ class ODEInit:
         draws = draws_of(recipe, micro_batch)
         states = draw_states(draws, recipe.plan.num_blocks, len(self.schedule.steps))
         loss = ode_loss(
-            self.learners["student"].network,
+            self.network,
             trajectory,
             states.to(self.processes.device),
             to_device(self.text.context(prompts), self.processes),
@@ -76,13 +63,6 @@ class ODEInit:
         (loss.total * scale).backward()
         means = {name: value for name, value in loss.metrics.items() if name not in PER_SAMPLE}
         return means | by_noise(*(loss.metrics[name] for name in PER_SAMPLE))
-
-    def state(self) -> dict[str, Any]:
-        """See `Phase`."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `Phase`."""
 
 
 def by_noise(errors: Tensor, times: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,9 @@ from .world import make_clips
 QUIET = 0.1
 """Share of the usual size at which an untrained network's heads and last linear layers begin."""
 
+QUIET_PARTS = ("head.head", ".o.weight", "ffn.2.", "w2", "time_projection")
+"""What such layers have in their names."""
+
 GATES = (2, 5)
 """Rows of a layer's modulation that are gates; they begin open."""
 
@@ -54,9 +57,6 @@ def _untrained(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     if like.shape[1] > max(GATES):
         tensor[:, GATES] += 1
     return tensor
-
-
-QUIET_PARTS = ("head.head", ".o.weight", "ffn.2.", "w2", "time_projection")
 
 
 def write_prompts(path: Path, prompts: list[str]) -> Path:

@@ -41,6 +41,10 @@ DEFAULT_FOLDER = Path("out/train-tiny")
 LOOKAHEAD = 10
 """Audio latents that the picture may hear ahead in two of the students: two video latents."""
 
+AHEAD = f"blocks.lookahead={LOOKAHEAD}"
+RUNS = ("teacher", *(name for name in STUDENTS if name != "untrained"))
+"""What has a log, in the order in which it is made."""
+
 SEED = 103
 HELD_OUT_SEED = 50_000
 SAMPLE_SEED = 9
@@ -234,10 +238,6 @@ class Toy:
         finished = [store[key].tensors for key in store.keys]
         video, audio = (torch.stack([t[kind][-1] for t in finished]) for kind in (VIDEO, AUDIO))
         return Latents(video.float(), audio.float())
-
-
-AHEAD = f"blocks.lookahead={LOOKAHEAD}"
-RUNS = ("teacher", *(name for name in STUDENTS if name != "untrained"))
 
 
 def do_part(folder: Path, budget: Budget, part: Callable[[Toy], None]) -> None:
