@@ -8,12 +8,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
 
 from ..clock import MediaClock
 from ..errors import MediaError
 from ..media.encoders import (
     AAC_FRAME,
+    as_sound,
     picture_frame,
     require_av,
     set_up_picture,
@@ -109,7 +109,7 @@ class FragmentedMp4:
             raise MediaError("Cannot finish the live stream", found=error) from error
 
     def _segments(self, chunk: MediaChunk) -> Iterator[Segment]:
-        self._sound.append(chunk.samples.detach().to(torch.float32).clamp(-1, 1).numpy())
+        self._sound.append(as_sound(chunk.samples))
         if self._encoders is None:
             if not len(chunk.frames):
                 return

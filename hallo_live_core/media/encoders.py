@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..clock import MediaClock
 from ..errors import MediaError
@@ -67,6 +69,22 @@ def picture_frame(pixels: np.ndarray, index: int, clock: MediaClock) -> VideoFra
     frame = frame.reformat(format=PIXEL_FORMAT, dst_colorspace=BT709, dst_color_range=LIMITED_RANGE)
     frame.pts, frame.time_base = clock.frame_ticks(index), Fraction(1, clock.timescale)
     return frame
+
+
+def as_sound(samples: Tensor) -> np.ndarray:
+    """Samples [s] on the CPU, as float32 in -1..1.
+
+    Raises:
+        MediaError: some are no numbers, which no encoder takes.
+    """
+    wrong = int((~samples.isfinite()).sum())
+    if wrong:
+        raise MediaError(
+            "The sound has values that are no numbers",
+            found=f"{wrong} of {len(samples)} samples",
+            fix="check the weight files; float16 overflows where bfloat16 does not",
+        )
+    return samples.detach().to(torch.float32).clamp(-1, 1).numpy()
 
 
 def sound_frame(sound: np.ndarray, start: int, sample_rate: int) -> AudioFrame:

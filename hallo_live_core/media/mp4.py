@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..clock import MediaClock
 from ..errors import MediaError
@@ -21,6 +20,7 @@ from ..paths import refuse_link
 from ..types import MediaChunk
 from .encoders import (
     AAC_FRAME,
+    as_sound,
     picture_frame,
     require_av,
     set_up_picture,
@@ -89,7 +89,7 @@ class Mp4Writer:
         """Append a chunk: frames uint8 [f, h, w, 3], samples float32 [s] in -1..1."""
         if self._closed:
             raise MediaError(f"The clip {self.path.name} is finished", fix="open a new writer")
-        sound = chunk.samples.detach().to(torch.float32).clamp(-1, 1).numpy()
+        sound = as_sound(chunk.samples)
         try:
             self._sound.add(sound)
             if self._growing is not None:

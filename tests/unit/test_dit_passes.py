@@ -66,6 +66,17 @@ def test_the_last_block_of_a_clip_seen_at_once_may_be_incomplete():
     assert_same(masked(model, video, audio, text, 700.0, sizes), expected)
 
 
+@pytest.mark.parametrize("zero_padding", [False, True])
+def test_a_clip_of_exactly_128_tokens_comes_out_whole(zero_padding):
+    model, text = tiny_dit(dtype=WIDE), tiny_text(dtype=WIDE)
+    video, audio = normal(1, 16, 3, 4, 8, dtype=WIDE), normal(1, 128, 4, dtype=WIDE)
+    expected = model(video, audio, TeacherPass(text, torch.tensor([500.0])))
+    sizes = BlockSizes(16, 128)
+    assert_same(
+        masked(model, video, audio, text, 500.0, sizes, zero_padding=zero_padding), expected
+    )
+
+
 def test_a_block_does_not_see_what_follows():
     model, text = tiny_dit(dtype=WIDE), tiny_text(dtype=WIDE)
     video, audio = tiny_latents(3, dtype=WIDE)

@@ -76,6 +76,17 @@ def test_an_exception_still_leaves_a_playable_clip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.mp4"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_sound_that_is_no_number_is_named_and_what_was_made_before_stays(tmp_path, value):
+    bad = torch.zeros(800).index_fill(0, torch.tensor([7]), value)
+    with Mp4Writer(tmp_path / "clip.mp4") as writer:
+        writer.write(chunk(grey(3), torch.zeros(2000)))
+        with pytest.raises(MediaError, match=r"no numbers\. Found: 1 of 800 samples"):
+            writer.write(chunk(grey(1), bad))
+    frames, _ = decode(tmp_path / "clip.mp4")
+    assert len(frames) == 3
+
+
 def test_the_growing_file_plays_before_the_clip_is_finished(tmp_path):
     writer = Mp4Writer(tmp_path / "clip.mp4")
     for _ in range(20):
