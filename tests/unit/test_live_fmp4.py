@@ -156,7 +156,7 @@ def test_an_encoder_that_fails_is_one_line(monkeypatch):
 def test_sound_that_is_no_number_is_refused_by_name():
     bad = replace(noise_clip(1)[0], samples=torch.full((9,), torch.nan))
     with pytest.raises(MediaError, match="no numbers"):
-        FragmentedMp4(CLOCK).write(bad)
+        FragmentedMp4().write(bad)
 
 
 def test_closing_twice_or_before_anything_gives_nothing():
