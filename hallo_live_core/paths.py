@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,3 +57,21 @@ def appearing(target: Path, error: type[HalloLiveError]) -> Generator[BinaryIO, 
         ) from problem
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_unwritable(path: Path, error: type[HalloLiveError]) -> None:
+    """Refuse a file that cannot be written, before work begins; missing folders are fine.
+
+    Raises:
+        HalloLiveError: `path` is a link or a folder, lies below a file, or may not be written; of
+            the type `error`.
+    """
+    refuse_link(path, error)
+    problem = f"Cannot write {path}"
+    if path.is_dir():
+        raise error(problem, found="a folder of that name", fix="name a file in it")
+    nearest = next(above for above in (path, *path.absolute().parents) if above.exists())
+    if nearest != path and not nearest.is_dir():
+        raise error(problem, found=f"{nearest} is no folder", fix="name another folder")
+    if not os.access(nearest, os.W_OK):
+        raise error(problem, found=f"no permission to write {nearest}", fix="name another folder")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import HalloLiveError
 from . import budget, files, generate, score, serve
-from .exit_codes import EXIT_FAILED
+from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Errors of ours are one line on stderr."""
+    """Run the command line; returns the exit code. What users can cause is one line on stderr."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(
@@ -21,12 +22,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
     )
     try:
-        return options.run(options)
-    except HalloLiveError as error:
+        status = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return EXIT_INTERRUPTED
+    except (HalloLiveError, OSError) as error:
         if options.verbose:
             raise
         sys.stderr.write(f"error: {error}\n")
         return EXIT_FAILED
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -36,6 +36,12 @@ GPU = torch.device("cuda", 0)
 GIBI = 2**30
 """Cards are sold by this; everything here is told in units of 10^9."""
 
+DEFAULT_CARD = 24
+"""GiB."""
+
+LARGEST_CARD = 10_000
+"""GiB; what is beyond is a slip of the finger."""
+
 ESTIMATE = " ~"
 
 
@@ -52,7 +58,10 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--models", type=Path, help="sizes of these files, not the published ones")
     parser.add_argument(
-        "--vram", type=float, default=24, help="size of the card in GB, as it is sold"
+        "--vram",
+        type=card_size,
+        default=DEFAULT_CARD,
+        help=f"size of the card in GB, as it is sold; default: {DEFAULT_CARD}",
     )
     parser.set_defaults(run=run)
 
@@ -76,6 +85,14 @@ def run(options: argparse.Namespace) -> int:
         f"{_table([('', *titles), *rows])}\n"
     )
     return 0
+
+
+def card_size(text: str) -> float:
+    """A card as it is sold, GiB."""
+    size = float(text)
+    if not 0 < size <= LARGEST_CARD:
+        raise argparse.ArgumentTypeError(f"{text} is no size of a card; use a number such as 24")
+    return size
 
 
 Row = tuple[str, ...]

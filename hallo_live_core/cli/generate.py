@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 from ..clock import MediaClock
 from ..config import KNOWN_SIZES
 from ..engine import HalloLive
-from ..errors import Cancelled, HalloLiveError, RequestError
+from ..errors import Cancelled, HalloLiveError, MediaError, RequestError
 from ..functional.request import check_request
 from ..functional.script import Script
 from ..live.delivery import Delivery, FileSink, Sink
 from ..media.label import label
 from ..media.mp4 import Mp4Writer
+from ..paths import refuse_unwritable
 from ..prompts import file_stem
 from ..types import Request
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from .first_frame import add_image_option, encode_image, read_image
-from .live import add_live_option, messages, open_live
+from .live import STANDARD_OUTPUT, add_live_option, check_live, messages, open_live
 from .loading import add_model_options, load_engine, parse_size, placement
 from .report import ProgressBar, Stopwatch, table
 from .script import add_stream_options, read_script, said_next, stream_settings
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         )
         for number, request in enumerate(requests, 1)
     ]
-    possible = [clip for clip in clips if _succeeds(clip, lambda c: check_request(c.request))]
+    possible = [clip for clip in clips if _succeeds(clip, _check)]
     if not possible:
         return EXIT_FAILED
     if picture is not None:
@@ -140,6 +141,15 @@ def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
         sys.stderr.write(f"error: clip {clip.number}: {error}\n")
         return False
     return True
+
+
+def _check(clip: Clip) -> None:
+    """Refuse what cannot be made or kept, before anything is loaded."""
+    check_request(clip.request)
+    if clip.target is not None:
+        refuse_unwritable(clip.target, MediaError)
+    if clip.live is not None:
+        check_live(clip.live)
 
 
 def _make(engine: HalloLive, clip: Clip, stop: StopFlag) -> None:
@@ -245,9 +255,12 @@ def read_prompts(file: Path) -> list[str]:
                     found=", ".join(columns) or "no columns",
                     fix=f"name the column with the prompts {PROMPT_COLUMN}",
                 )
-            return [row[PROMPT_COLUMN] or "" for row in reader]
+            prompts = [row[PROMPT_COLUMN] or "" for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"Cannot read prompts from {file}", found=error) from error
+    if not prompts:
+        raise RequestError(f"{file} has no prompts", fix="write one into every line below the head")
+    return prompts
 
 
 def _target(options: argparse.Namespace, request: Request) -> Path | None:
@@ -257,5 +270,11 @@ def _target(options: argparse.Namespace, request: Request) -> Path | None:
     output = options.output or DEFAULT_OUTPUT
     if output.suffix.lower() == ".mp4":
         return output
+    if str(output) == STANDARD_OUTPUT:
+        raise RequestError("A finished clip goes to a file", found="-o -", fix="use --live -")
+    if output.suffix and not output.is_dir():
+        raise RequestError(
+            "Clips are MP4 files", found=f"-o {output}", fix="name a .mp4 file, or a folder"
+        )
     stem = file_stem(request.prompt, height=request.height, width=request.width, seed=request.seed)
     return output / f"{stem}.mp4"

@@ -30,21 +30,32 @@ def messages(target: str | None) -> TextIO:
     return sys.stderr if target == STANDARD_OUTPUT else sys.stdout
 
 
-@contextlib.contextmanager
-def open_live(target: str) -> Iterator[BinaryIO]:
-    """The file or pipe that the stream goes to, unbuffered.
+def check_live(target: str) -> None:
+    """Refuse what the stream cannot go to, before anything is loaded.
 
     Raises:
         RequestError: standard output is a terminal.
         MediaError: the file cannot be written.
     """
+    if target != STANDARD_OUTPUT:
+        if not Path(target).parent.is_dir() or Path(target).is_dir():
+            raise MediaError(f"Cannot write {target}", fix="name a file in a folder that exists")
+    elif sys.stdout.isatty():
+        raise RequestError(
+            "The live stream is not for reading",
+            found="standard output is a terminal",
+            fix="pipe it into a player, for example: ... --live - | ffplay -",
+        )
+
+
+@contextlib.contextmanager
+def open_live(target: str) -> Iterator[BinaryIO]:
+    """The file or pipe that the stream goes to, unbuffered.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
     if target == STANDARD_OUTPUT:
-        if sys.stdout.isatty():
-            raise RequestError(
-                "The live stream is not for reading",
-                found="standard output is a terminal",
-                fix="pipe it into a player, for example: ... --live - | ffplay -",
-            )
         with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as pipe:
             yield pipe
         return

@@ -111,7 +111,7 @@ def said_next(request: Request, script: Script | None, *, listens: bool) -> Next
     if not listens:
         return script
     lines = Lines(request.prompt, script)
-    thread = threading.Thread(target=listen, args=(sys.stdin, lines), daemon=True)
+    thread = threading.Thread(target=listen, args=(sys.stdin or (), lines), daemon=True)
     thread.start()
     return lines
 

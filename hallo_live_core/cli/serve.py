@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HalloLiveError
+from ..functional.request import plan_request
 from ..serving.app import build_app
 from ..serving.guard import is_loopback
 from ..serving.live_routes import require_aiohttp
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
 DEFAULT_PORT = 8190
+LAST_PORT = 65_535
 SHUTDOWN_SECONDS = 5.0
 
 
@@ -29,7 +31,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("serve", help="serve a page that plays clips while they are made")
     add_model_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--port", type=port, default=DEFAULT_PORT, help=f"default: {DEFAULT_PORT}")
     parser.add_argument(
         "--size",
         type=parse_size,
@@ -45,16 +47,18 @@ def run(options: argparse.Namespace) -> int:
     web = require_aiohttp()
     on = placement(options)
     height, width = options.size
+    request = Request(height=height, width=width)
+    plan_request(request)
     loopback = is_loopback(options.host)
     if not loopback:
         sys.stderr.write("Note: there is no password; whoever reaches this port can use it.\n")
     sys.stderr.write("Loading the model ...\n")
-    engine = load_engine(options, on, Request(height=height, width=width))
+    engine = load_engine(options, on, request)
     with (
         tempfile.TemporaryDirectory(prefix="hallo-live-", ignore_cleanup_errors=True) as folder,
         Studio(engine, Path(folder)) as studio,
     ):
-        app = build_app(studio, loopback=loopback, defaults=Request(height=height, width=width))
+        app = build_app(studio, loopback=loopback, defaults=request)
         address = f"[{options.host}]" if ":" in options.host else options.host
         sys.stdout.write(f"Open http://{address}:{options.port} (Ctrl-C stops)\n")
         sys.stdout.flush()
@@ -74,3 +78,11 @@ def run(options: argparse.Namespace) -> int:
                 fix="choose another --port or --host",
             ) from error
     return 0
+
+
+def port(text: str) -> int:
+    """A port number."""
+    number = int(text)
+    if not 1 <= number <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is no port; use 1 to {LAST_PORT}")
+    return number

@@ -157,11 +157,10 @@ class Mp4Writer:
                 target.mux(packet)
 
     def _failed(self, error: Exception) -> MediaError:
-        return MediaError(
-            f"Cannot write {self.path}",
-            found=error,
-            fix=f"check the free space and the folder; what was made so far is {self.partial_path}",
-        )
+        made = self.partial_path
+        kept = f"; what was made so far is {made}" if made.is_file() else ""
+        fix = f"check the free space and the folder{kept}"
+        return MediaError(f"Cannot write {self.path}", found=error, fix=fix)
 
 
 class _GrowingFile:

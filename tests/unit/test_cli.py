@@ -90,6 +90,8 @@ def test_a_list_of_prompts_goes_on_after_a_failed_one(generate, tmp_path, capsys
         ([PROMPT, "--split", "sequence", "--device", "cpu,cpu"], "Found: cpu, cpu."),
         (["He says <S>hello"], "<S>"),
         ([PROMPT, "--size", "30x64"], "multiple of 32"),
+        ([PROMPT, "-o", "-"], "use --live -"),
+        ([PROMPT, "-o", "clip.mkv"], "Clips are MP4 files. Found: -o clip.mkv"),
     ],
 )
 def test_bad_input_is_one_line_and_no_file(generate, tmp_path, capsys, arguments, words):
@@ -102,6 +104,71 @@ def test_bad_input_is_one_line_and_no_file(generate, tmp_path, capsys, arguments
 def test_a_bad_prompt_is_refused_before_any_file_is_read(tmp_path, capsys):
     assert main(["generate", "<S>hello", "--models", str(tmp_path), "--device", "cpu"]) == 1
     assert "<S>" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("folder.mp4", "a folder of that name"),
+        ("file/clip.mp4", "file is no folder"),
+        ("link.mp4", "is a link"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_file_is_read(
+    tmp_path, capsys, output, words
+):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "other.mp4")
+    no_models = ("--models", str(tmp_path), "--device", "cpu")
+    assert main(["generate", PROMPT, *no_models, "-o", str(tmp_path / output)]) == 1
+    message = capsys.readouterr().err
+    assert words in message and "Model files" not in message
+
+
+def test_a_list_without_prompts_says_so(generate, tmp_path, capsys):
+    (tmp_path / "prompts.csv").write_text("text_prompt\n")
+    assert generate("--csv", tmp_path / "prompts.csv") == 1
+    assert "has no prompts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["budget", "--vram", "nan"],
+        ["budget", "--vram", "-1"],
+        ["serve", "--models", "m", "--port", "99999"],
+    ],
+)
+def test_numbers_that_make_no_sense_are_a_wrong_call(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert f"{arguments[-1]} is no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_what_a_user_or_the_system_does_is_one_line(monkeypatch, capsys, raised, status, words):
+    def run(_options):
+        raise raised
+
+    monkeypatch.setattr("hallo_live_core.cli.budget.run", run)
+    assert main(["budget"]) == status
+    assert capsys.readouterr().err == words
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "hallo_live_core", "budget"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_list_without_the_column_says_which_columns_there_are(generate, tmp_path, capsys):
@@ -125,7 +192,7 @@ def test_ctrl_c_keeps_what_was_made(tiny_models, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"stopped; kept" in errors
+    assert errors.decode().splitlines()[-1].startswith("stopped; kept")
     frames, samples = lengths(tmp_path / "clip.mp4")
     assert 0 < frames < 30 * 24
     assert samples == round(frames * 16_000 / 24)

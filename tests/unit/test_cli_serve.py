@@ -46,6 +46,11 @@ def test_a_port_that_is_taken_is_one_line(tiny_models, capsys):
     assert f"Cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
 
+def test_a_size_that_cannot_work_is_refused_before_the_model_is_loaded(tmp_path, capsys):
+    assert main(["serve", "--models", str(tmp_path), "--device", "cpu", "--size", "100x64"]) == 1
+    assert "multiple of 32" in capsys.readouterr().err
+
+
 def test_without_aiohttp_the_command_says_how_to_get_it(tiny_models, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     assert main(["serve", "--models", str(tiny_models)]) == 1

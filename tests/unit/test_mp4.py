@@ -123,10 +123,10 @@ def test_metadata_is_stored_in_the_finished_file(tmp_path):
         assert container.metadata["prompt"] == "She says hello."
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named_and_no_file_promised(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     writer = Mp4Writer(tmp_path / "file" / "clip.mp4")
-    with pytest.raises(MediaError, match=r"clip\.mp4.*Fix: "):
+    with pytest.raises(MediaError, match=r"clip\.mp4.*Fix: check the free space and the folder\.$"):
         writer.write(chunk(grey(1), torch.zeros(10)))
 
 
