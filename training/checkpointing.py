@@ -44,8 +44,18 @@ class Snapshot:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def save(root: Path, step: int, snapshot: Snapshot, processes: Processes, *, keep: int) -> Path:
+def save(
+    root: Path,
+    step: int,
+    snapshot: Snapshot,
+    processes: Processes,
+    *,
+    keep: int,
+    milestone_every: int = 0,
+) -> Path:
     """Write a checkpoint; only the last `keep` remain. Every process must call this.
+
+    milestone_every: those of a multiple of so many steps remain too; 0: none.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -73,7 +83,8 @@ def save(root: Path, step: int, snapshot: Snapshot, processes: Processes, *, kee
         aside.rename(target)
         _sync(Path(root))
         for old in checkpoints(root)[:-keep]:
-            shutil.rmtree(old)
+            if not milestone_every or _step(old) % milestone_every:
+                shutil.rmtree(old)
     processes.wait()
     return target
 
@@ -82,6 +93,10 @@ def checkpoints(root: Path) -> list[Path]:
     """Complete checkpoints below a folder, oldest first."""
     found = [path for path in Path(root).glob("step_*") if FOLDER.fullmatch(path.name)]
     return sorted(found)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("_")[2])
 
 
 def load(path: Path, processes: Processes) -> Snapshot:

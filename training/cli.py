@@ -29,7 +29,7 @@ Action = Callable[[Recipe, Processes], object]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors of ours are one line on stderr."""
-    options = build_parser().parse_args(arguments)
+    options = read_arguments(arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -46,6 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of a command line; settings and students may stand before and behind `--config`."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    several = getattr(options, "arguments", None)
+    if rest and (several is None or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if several is not None:
+        options.arguments = [*several, *rest]
+    return options
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each stores the function to call as `run`."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train a student.")
@@ -53,10 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in _ACTIONS:
         phase = commands.add_parser(name, help=_HELP[name])
-        phase.add_argument("--config", type=Path, required=True, metavar="RECIPE")
-        phase.add_argument("--dry-run", action="store_true", help="only say what it would take")
-        phase.add_argument("--world", type=int, default=8, help="processes of the dry run")
-        phase.add_argument("overrides", nargs="*", metavar="key=value")
+        _add_recipe(phase)
+        phase.add_argument("arguments", nargs="*", metavar="key=value")
         phase.set_defaults(run=run_phase, phase=name)
     _add_evaluate(commands)
     _add_export(commands)
@@ -64,9 +74,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE")
+    parser.add_argument("--dry-run", action="store_true", help="only say what it would take")
+    parser.add_argument("--world", type=int, default=8, help="processes of the dry run")
+
+
 def _add_evaluate(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("evaluate", help="clips, scores and a page of several students")
-    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE")
+    _add_recipe(parser)
     parser.add_argument(
         "arguments",
         nargs="*",
@@ -132,12 +148,9 @@ def run_tiny(options: argparse.Namespace) -> int:
 
 def run_phase(options: argparse.Namespace) -> int:
     """Read the recipe, find the processes, run the phase."""
-    recipe = _read_recipe(options, options.overrides)
+    recipe = _read_recipe(options, options.arguments)
     if options.dry_run:
-        from .phases.dry_run import dry_run
-
-        sys.stdout.write(f"{dry_run(recipe, options.world)}\n")
-        return 0
+        return _say_dry_run(recipe, options.world)
     learns = recipe.phase.startswith("train-") and recipe.adapters is None
     processes = Processes(recipe.parallel, cpu=recipe.run.cpu, learns=learns)
     try:
@@ -153,6 +166,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     students = [a for a in options.arguments if "=" not in a or Path(a).exists()]
     recipe = _read_recipe(options, [a for a in options.arguments if a not in students])
+    if options.dry_run:
+        named = tuple(students) or recipe.evaluation.students
+        chosen = replace(recipe.evaluation, students=named)
+        return _say_dry_run(replace(recipe, evaluation=chosen), options.world)
     processes = Processes(recipe.parallel, cpu=recipe.run.cpu, learns=False)
     try:
         page = evaluate(recipe, processes, students)
@@ -160,6 +177,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
         processes.close()
     if processes.is_main:
         sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def _say_dry_run(recipe: Recipe, world: int) -> int:
+    from .phases.dry_run import dry_run
+
+    if world < 1:
+        raise RecipeError("Processes are counted from 1", found=f"--world {world}")
+    sys.stdout.write(f"{dry_run(recipe, world)}\n")
     return 0
 
 
@@ -177,13 +203,20 @@ def _read_recipe(options: argparse.Namespace, overrides: Sequence[str]) -> Recip
 def _encode(recipe: Recipe, processes: Processes) -> None:
     from .phases.encode import encode
 
-    encode(recipe, processes)
+    _say_written(encode(recipe, processes), "embeddings", recipe.data.text, processes)
 
 
 def _pairs(recipe: Recipe, processes: Processes) -> None:
     from .phases.pairs import make_pairs
 
-    make_pairs(recipe, processes)
+    _say_written(make_pairs(recipe, processes), "trajectories", recipe.data.pairs, processes)
+
+
+def _say_written(count: int, what: str, folder: str, processes: Processes) -> None:
+    """How many all processes have written; what was there already is not counted."""
+    mean = processes.mean({"count": float(count)})["count"]
+    if processes.is_main:
+        sys.stdout.write(f"{round(mean * processes.count)} {what} written to {folder}\n")
 
 
 def _teacher(recipe: Recipe, processes: Processes) -> None:

@@ -105,7 +105,8 @@ def build(kind: type[T], values: object, where: str = "") -> T:
     except RecipeError:
         raise
     except HalloLiveError as error:
-        raise RecipeError(f"{_at(where)}: {error.problem}", found=error.found) from error
+        problem = f"{_at(where)}: {error.problem}"
+        raise RecipeError(problem, found=error.found, fix=error.fix) from error
 
 
 def as_mapping(recipe: Any) -> Any:  # noqa: ANN401 - any dataclass, list or plain value

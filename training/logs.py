@@ -12,8 +12,8 @@ from tqdm import tqdm
 from hallo_live_core.errors import HalloLiveError
 
 LOG_FILE = "log.jsonl"
-SHOWN = 4
-"""Numbers beside the progress bar."""
+SHOWN = ("loss", "grad_norm")
+"""What stands beside the progress bar, of every network."""
 
 
 class Sink(Protocol):
@@ -111,8 +111,10 @@ class Log:
         """The numbers of a step."""
         for sink in self._sinks:
             sink.write(step, values)
-        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:SHOWN]]
-        self._bar.set_postfix_str(", ".join(shown), refresh=False)
+        main = {n: value for n, value in values.items() if n.rpartition("/")[2] in SHOWN}
+        if main:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in main.items())
+            self._bar.set_postfix_str(shown, refresh=False)
 
     def advance(self) -> None:
         """A step is done."""

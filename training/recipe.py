@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,7 +36,8 @@ class RunSettings:
     """Where a run lives and how long it goes.
 
     global_batch: samples of one update, over all processes. micro_batch: of one backward pass.
-    keep: checkpoints that remain. max_bad_updates: not finite, in a row, before the run stops.
+    keep: newest checkpoints that remain. milestone_every: steps between those that remain anyhow; 0
+    for none. max_bad_updates: not finite, in a row, before the run stops.
     sample_every: steps between looks at what the network makes (`samples`); 0 for none.
     """
 
@@ -46,6 +48,7 @@ class RunSettings:
     micro_batch: int = 1
     save_every: int = 500
     keep: int = 3
+    milestone_every: int = 0
     log_every: int = 1
     log_to: tuple[str, ...] = ()
     sample_every: int = 0
@@ -56,8 +59,8 @@ class RunSettings:
         least = min(self.max_steps, self.global_batch, self.micro_batch, self.save_every, self.keep)
         if least < 1 or self.log_every < 1:
             raise RecipeError("Steps, batches and checkpoints are counted from 1", found=least)
-        if self.sample_every < 0:
-            raise RecipeError("run.sample_every is a number of steps", found=self.sample_every)
+        if min(self.sample_every, self.milestone_every) < 0:
+            raise RecipeError("run.sample_every and run.milestone_every are numbers of steps")
         unknown = [name for name in self.log_to if name not in SINKS]
         if unknown:
             raise RecipeError("Unknown log", found=unknown[0], fix=" or ".join(SINKS))
@@ -108,6 +111,13 @@ class EMASettings:
     decay: float = 0.99
     start_step: int = 200
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1 or self.start_step < 0:
+            raise RecipeError(
+                "An average decays by 0..1, 1 excluded, and starts at a step",
+                found=f"decay {self.decay}, start_step {self.start_step}",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class PairSettings:
@@ -120,6 +130,10 @@ class PairSettings:
     repeats: int = 1
     one_seed: bool = False
     correlated_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise RecipeError("Trajectories per prompt are counted from 1", found=self.repeats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +148,10 @@ class TeacherTraining:
     """Flow matching of the teacher. drop_text: share of samples that see the negative prompt."""
 
     drop_text: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_text <= 1:
+            raise RecipeError("drop_text is a share, 0..1", found=self.drop_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +228,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _ = self.plan
+        check_schedule(self.schedule)
+        if self.max_grad_norm <= 0:
+            raise RecipeError("max_grad_norm must be above 0", found=self.max_grad_norm)
+        if min(self.generator_every, self.data.samples_per_shard) < 1:
+            raise RecipeError("generator_every and data.samples_per_shard are counted from 1")
         if self.adapters is not None and replace(self.train, audio_only=False) != _PARTS:
             raise RecipeError(
                 "With adapters nothing else learns", fix="choose layers by adapters.targets"
@@ -227,6 +250,24 @@ class Recipe:
         """The training clip as blocks, and what the student remembers of them."""
         plan = ClipPlan.of(self.clip.video_latents, self.clip.audio_latents, self.blocks)
         return replace(plan, window=self.rollout.window)
+
+
+def check_schedule(schedule: ScheduleConfig) -> None:
+    """Refuse denoising steps that lead nowhere.
+
+    Raises:
+        RecipeError: none, not falling, or not steps of the table.
+    """
+    steps, count = schedule.steps, schedule.num_train_timesteps
+    falling = all(a > b for a, b in pairwise((count + 1, *steps, -1)))
+    if not steps or steps[0] == 0 or not falling:
+        raise RecipeError(
+            f"schedule.steps must fall within {count}..0",
+            found=", ".join(map(str, steps)) or "no steps",
+            fix="such as [1000, 750, 500, 250]",
+        )
+    if schedule.shift <= 0:
+        raise RecipeError("schedule.shift must be above 0", found=schedule.shift)
 
 
 REFERENCE_5B: dict[str, Any] = {

@@ -67,10 +67,14 @@ def plan_iteration(step: int, settings: LoopSettings, *, has_ema: bool) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What became of an update: the gradient's norm before clipping, and whether it was applied."""
+    """What became of an update: the gradient's norm before clipping, and whether it was applied.
+
+    norms: of each group of the optimiser by name, picture and sound.
+    """
 
     norm: float
     applied: bool
+    norms: Mapping[str, float]
 
 
 def update(
@@ -88,13 +92,18 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     for backward in micro_batches:
         backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = optimizer.param_groups
+    parameters = [p for group in groups for p in group["params"]]
+    norms = {
+        group.get("name", str(i)): float(gradient_norm(group["params"]))
+        for i, group in enumerate(groups)
+    }
     norm = float(clip_gradients(parameters, max_norm))
     applied = math.isfinite(norm)
     if applied:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return Update(norm, applied)
+    return Update(norm, applied, norms)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
@@ -102,7 +111,16 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
     One norm over both streams. Sharded gradients give the norm of the whole.
     """
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    return _whole(nn.utils.clip_grad_norm_(parameters, max_norm))
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Norm over all gradients, 0-d; of sharded ones that of the whole."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return _whole(nn.utils.get_total_norm(gradients))
+
+
+def _whole(norm: Tensor) -> Tensor:
     whole = getattr(norm, "full_tensor", None)
     return norm if whole is None else whole()
 

@@ -6,6 +6,7 @@ chosen by what it contains.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,6 +51,18 @@ class AdamWSettings:
     eps: float = 1e-8
     weight_decay: float = 0.01
     kind: Literal["adamw", "adamw_8bit"] = "adamw"
+
+    def __post_init__(self) -> None:
+        rates = [r for r in (self.lr, self.lr_video, self.lr_audio) if r is not None]
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+            raise RequestError("Learning rates must be above 0", found=rates)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise RequestError("betas must lie in 0..1, 1 excluded", found=self.betas)
+        if self.eps <= 0 or self.weight_decay < 0:
+            raise RequestError(
+                "eps must be above 0, and weight_decay not below",
+                found=f"{self.eps} and {self.weight_decay}",
+            )
 
 
 def published_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

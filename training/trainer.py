@@ -164,9 +164,9 @@ class Trainer:
         result = update(learner.optimizer, calls, learner.max_norm)
         self._guard(learner, applied=result.applied)
         means = self.processes.mean(sums)
-        return {f"{learner.name}/{name}": value for name, value in means.items()} | {
-            f"{learner.name}/grad_norm": result.norm
-        }
+        means |= {"grad_norm": result.norm}
+        means |= {f"grad_norm_{name}": norm for name, norm in result.norms.items()}
+        return {f"{learner.name}/{name}": value for name, value in means.items()}
 
     def _call(
         self, learner: Learner, micro_batch: MicroBatch, *, last: bool, sums: dict[str, float]
@@ -232,6 +232,7 @@ class Trainer:
             Snapshot(tensors, state),
             self.processes,
             keep=self.recipe.run.keep,
+            milestone_every=self.recipe.run.milestone_every,
         )
 
     def _resume(self) -> None:

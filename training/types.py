@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from hallo_live_core.errors import RequestError
 from hallo_live_core.types import TextContext
 
 
@@ -44,3 +45,10 @@ class StreamWeights:
 
     video: float = 0.85
     audio: float = 0.15
+
+    def __post_init__(self) -> None:
+        if min(self.video, self.audio) < 0 or not self.video + self.audio > 0:
+            raise RequestError(
+                "Weights of streams must not be below 0, nor both 0",
+                found=f"video {self.video}, audio {self.audio}",
+            )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import main
+from training.cli import main, read_arguments
 from training.toy.curves import read_curve
 
-from ..training_world import recipe_values, write_recipe
+from ..training_world import PROMPTS, recipe_values, write_recipe, write_world
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"
 GB = 1e9
@@ -57,6 +57,50 @@ def test_a_dry_run_needs_no_files_and_makes_none(tmp_path, capsys):
     assert main(["make-ode-pairs", "--config", str(recipe), "--dry-run"]) == 0
     assert "teacher: weights" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
+
+
+def test_a_dry_run_says_when_it_has_to_assume_the_published_size(tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path, "train-ode"))
+    assert main(["train-ode", "--config", str(recipe), "--dry-run"]) == 0
+    assert "no such file: the published size is assumed" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_encode_prompts_is_about_the_text_encoder(capsys):
+    recipe = str(RECIPES / "encode_prompts.yaml")
+    assert main(["encode-prompts", "--config", recipe, "--dry-run"]) == 0
+    found = numbers(capsys.readouterr().out)
+    assert found["text encoder: weights"] == pytest.approx(10.6, abs=0.1)  # 5.68 billion in bf16
+
+
+def test_a_dry_run_of_evaluate_takes_the_size_of_its_first_student(tmp_path, capsys):
+    world = write_world(tmp_path)
+    recipe, student = str(RECIPES / "evaluate.yaml"), str(world / "larger.safetensors")
+    assert main(["evaluate", student, "--config", recipe, "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "2 layers, widths 16" in text and "decoders and judges come on top" in text
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_settings_may_stand_before_and_behind_the_recipe(first):
+    given = ["a.safetensors", "run.cpu=true"]
+    line = [*given, "--config", "R"] if first else ["a.safetensors", "--config", "R", given[1]]
+    assert read_arguments(["evaluate", *line]).arguments == given
+
+
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        read_arguments(["train-ode", "--config", "R", "--fast"])
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+def test_a_phase_that_writes_data_says_how_much_it_has_written(tmp_path, capsys):
+    world, again = write_world(tmp_path), 0
+    sampling = {"num_steps": 9, "skip_layer": None}
+    groups = {"data": {"pairs": str(tmp_path / "made")}, "sampling": sampling}
+    recipe = write_recipe(tmp_path / "r.yaml", recipe_values(world, "make-ode-pairs", **groups))
+    for expected in (len(PROMPTS), again):
+        assert main(["make-ode-pairs", "--config", str(recipe)]) == 0
+        assert capsys.readouterr().out == f"{expected} trajectories written to {tmp_path}/made\n"
 
 
 def test_curves_show_the_latest_value_of_a_step_that_was_repeated(tmp_path):

@@ -89,6 +89,15 @@ def test_damage_of_shards_is_found_when_they_are_opened(tmp_path):
         ShardStore(tmp_path)
 
 
+@pytest.mark.parametrize("line", ["{", "[]", '{"file": "shard"}'])
+def test_a_damaged_manifest_is_named_with_the_line(tmp_path, line):
+    fill(tmp_path, 2)
+    with (tmp_path / "manifest-00000.jsonl").open("a") as manifest:
+        manifest.write(f"{line}\n")
+    with pytest.raises(DataError, match=r"manifest-00000\.jsonl is damaged.*line 2"):
+        ShardStore(tmp_path)
+
+
 def test_trajectories_survive_the_way_through_the_reference_layout(world, tmp_path):
     pytest.importorskip("lmdb")
     pairs = open_pairs(world / "pairs", SIZE, CONFIG, steps=STEPS)

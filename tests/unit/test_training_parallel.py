@@ -97,6 +97,13 @@ def test_only_the_last_checkpoints_are_kept_and_each_can_be_read(tmp_path):
         restore({"x": torch.zeros(2)}, snapshot, "a.", "it")
 
 
+def test_milestones_are_kept_beside_the_last_checkpoints(tmp_path):
+    for step in (2, 4, 6, 8, 10):
+        snapshot = Snapshot({"a.x": torch.zeros(1)}, {})
+        save(tmp_path, step, snapshot, one_process(), keep=1, milestone_every=4)
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["04", "08", "10"]
+
+
 def test_a_folder_with_a_run_of_another_recipe_is_left_alone(world, tmp_path):
     values = recipe_values(world, "train-teacher", run={"folder": str(tmp_path), "max_steps": 1})
     recipe = build(Recipe, values)

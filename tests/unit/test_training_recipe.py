@@ -36,6 +36,16 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path):
         ({"run": {"log_to": ["paper"]}}, "Unknown log"),
         ({"rewards": {"judges": {"sync": "smell"}}}, "rewards.judges.sync must be one of video"),
         ({"data": 3}, "data must be a group of settings"),
+        ({"schedule": {"steps": [250, 1000]}}, r"must fall within 1000\.\.0.*250, 1000"),
+        ({"schedule": {"steps": [2000, 500]}}, "must fall within"),
+        ({"schedule": {"steps": []}}, "no steps"),
+        ({"schedule": {"shift": 0}}, "shift must be above 0"),
+        ({"optimizer": {"lr": -1.0}}, "optimizer: Learning rates must be above 0"),
+        ({"optimizer": {"betas": [0.0, 1.0]}}, "betas must lie in"),
+        ({"ema": {"decay": 1.5}}, "An average decays by"),
+        ({"weights": {"video": -1.0}}, "weights: .*must not be below 0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+        ({"blocks": {"video_latents": 2}}, "same whole number of blocks.*Fix: use multiples"),
     ],
 )
 def test_a_value_that_cannot_work_is_named_with_its_place(tmp_path, group, problem):

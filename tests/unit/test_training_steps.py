@@ -98,6 +98,15 @@ def test_long_gradients_are_cut_to_length():
     assert done.norm == pytest.approx(50.0) and p.tolist() == pytest.approx([-6.0, -8.0])
 
 
+def test_an_update_tells_the_norm_of_each_stream_before_it_is_cut():
+    picture, sound = weight(0.0, 0.0), weight(0.0)
+    named = {"video_model.x": picture, "audio_model.x": sound}
+    optimizer = build_optimizer(named, AdamWSettings(lr=1.0))
+    done = update(optimizer, [push(picture, 3, 4), push(sound, 12)], 1.0)
+    assert done.norms == pytest.approx({"video": 5.0, "audio": 12.0})
+    assert done.norm == pytest.approx(13.0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_update_that_is_not_finite_changes_nothing(bad):
     p = weight(1.0, 2.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hallo_live_core.models.text_encoder.umt5 import TextEncoder
 from hallo_live_core.types import TextContext
@@ -29,16 +30,18 @@ def encode_prompts(
     worker: int = 0,
     num_workers: int = 1,
     samples_per_shard: int = 1024,
+    show: bool = False,
 ) -> int:
     """Write embeddings of the prompts and of both negative ones that `folder` does not have yet.
 
-    Every `num_workers`-th prompt is this worker's. Returns how many were written.
+    Every `num_workers`-th prompt is this worker's. show: a progress bar. Returns how many were
+    written.
     """
     wanted = unique([VIDEO_NEGATIVE, AUDIO_NEGATIVE, *prompts])[worker::num_workers]
     done = finished_keys(folder)
     missing = [prompt for prompt in wanted if prompt_key(prompt) not in done]
     with ShardWriter(folder, worker=worker, samples_per_shard=samples_per_shard) as writer:
-        for prompt in missing:
+        for prompt in tqdm(missing, desc="encode-prompts", disable=not show, leave=False):
             embedding = unpadded(encoder.encode(prompt)[0])
             writer.add(prompt_key(prompt), {TEXT: embedding.bfloat16()}, {"prompt": prompt})
     return len(missing)

@@ -22,6 +22,8 @@ from hallo_live_core.errors import HalloLiveError
 
 SEPARATOR = "/"
 READ_BYTES = 2**20
+ENTRIES = {"file", "nbytes", "sha256", "samples"}
+"""Of a manifest's line."""
 
 
 class DataError(HalloLiveError):
@@ -223,9 +225,27 @@ def _drop_unfinished_line(manifest: Path) -> None:
 
 
 def _lines(manifest: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines; the last one of a writer that was killed while writing it does not count."""
+    """Whole lines; the last one of a writer that was killed while writing it does not count.
+
+    Raises:
+        DataError: a line is not what a `ShardWriter` writes.
+    """
     if not manifest.exists():
         return
-    for text in manifest.read_text(encoding="utf-8").splitlines(keepends=True):
-        if text.endswith("\n"):
-            yield json.loads(text)
+    texts = manifest.read_bytes().splitlines(keepends=True)
+    for number, text in enumerate(texts, start=1):
+        if not text.endswith(b"\n"):
+            continue
+        line = _read_line(text)
+        if line is None:
+            raise DataError(f"{manifest} is damaged", found=f"line {number}", fix="copy it again")
+        yield line
+
+
+def _read_line(text: bytes) -> dict[str, Any] | None:
+    """None for what no writer has written."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and line.keys() >= ENTRIES else None

@@ -10,9 +10,10 @@ import torch
 from hallo_live_core.checkpoints.config_json import config_from_metadata
 from hallo_live_core.checkpoints.eight_bit import transformer_nbytes
 from hallo_live_core.checkpoints.files import read_file
-from hallo_live_core.config import HALLO_5B, TransformerConfig
+from hallo_live_core.config import HALLO_5B, TextEncoderConfig, TransformerConfig
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.models.dit.weights import config_from_state_dict
+from hallo_live_core.models.text_encoder.umt5 import num_parameters
 from hallo_live_core.state.session import SessionShape, session_nbytes
 
 from ..adapters import add_adapters, share
@@ -57,10 +58,16 @@ class Sizes:
 
 def dry_run(recipe: Recipe, world: int) -> str:
     """A table of parameters and of memory per GPU for `world` of them."""
+    path = network_path(recipe)
+    lines = [f"phase        {recipe.phase}", f"weights      {path or 'not named'}{_absence(path)}"]
+    if recipe.phase == "encode-prompts":
+        count = encoder_size(path)
+        lines.append(f"parameters   {count:,}")
+        nbytes = PRECISIONS[recipe.parallel.precision].itemsize * count
+        return "\n".join([*lines, *_table([("text encoder: weights", float(nbytes))], world)])
     sizes = network_sizes(recipe)
     share = sizes.learning / sizes.total
-    lines = [
-        f"phase        {recipe.phase}",
+    lines += [
         f"network      {sizes.config.num_layers} layers, widths {sizes.config.video.dim} and "
         f"{sizes.config.audio.dim}",
         f"parameters   {sizes.total:,}",
@@ -70,22 +77,49 @@ def dry_run(recipe: Recipe, world: int) -> str:
         lines.append(
             f"batch        {recipe.run.global_batch}: {world} processes, {_passes(recipe, world)}"
         )
-    rows = memory_rows(recipe, sizes, world)
-    lines += ["", f"memory per GPU, {world} processes, GiB (arithmetic, not measured)"]
+    lines += _table(memory_rows(recipe, sizes, world), world)
+    if recipe.rewards is not None or recipe.phase == "evaluate":
+        lines.append("decoders and judges come on top, by the size of their files")
+    return "\n".join(lines)
+
+
+def _table(rows: list[tuple[str, float]], world: int) -> list[str]:
+    lines = ["", f"memory per GPU, {world} processes, GiB (arithmetic, not measured)"]
     lines += [f"  {name:<44}{nbytes / GIB:8.1f}" for name, nbytes in rows]
     together = sum(nbytes for _, nbytes in rows) / GIB
     lines.append(f"  {'together':<44}{together:8.1f}")
     cards = (f"{size}: {'yes' if together + APART <= size else 'no'}" for size in CARDS)
     lines.append(f"fits a card of so many GiB, {APART:.0f} kept apart: {', '.join(cards)}")
-    return "\n".join(lines)
+    return lines
+
+
+def network_path(recipe: Recipe) -> str:
+    """The file of weights that the phase is about; empty if the recipe names none."""
+    if recipe.phase == "encode-prompts":
+        return recipe.model.text_encoder
+    if recipe.phase == "evaluate":
+        files = (name for name in recipe.evaluation.students if Path(name).is_file())
+        return next(files, "")
+    return recipe.model.student or recipe.model.teacher
+
+
+def encoder_size(path: str) -> int:
+    """Parameters of the text encoder's file; without it, of the published one."""
+    if Path(path).is_file():
+        return sum(tensor.numel() for tensor in read_file(Path(path)).tensors.values())
+    return num_parameters(TextEncoderConfig())
+
+
+def _absence(path: str) -> str:
+    return "" if path and Path(path).is_file() else " (no such file: the published size is assumed)"
 
 
 def network_sizes(recipe: Recipe) -> Sizes:
     """Counts, from a network on the meta device. Without the file: those of the published model."""
-    path = Path(recipe.model.student or recipe.model.teacher)
+    path = network_path(recipe)
     config = HALLO_5B
-    if path.is_file():
-        file = read_file(path)
+    if path and Path(path).is_file():
+        file = read_file(Path(path))
         found = config_from_metadata(file.metadata, file.name)
         config = found or config_from_state_dict(file.tensors)
     network = DualStreamDiT(config, device=torch.device("meta"))
@@ -120,7 +154,9 @@ def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, flo
         rows.append(_teacher_in_8_bits(recipe, sizes))
     elif recipe.model.teacher:
         rows.append(("teacher: weights", compute * sizes.total / cut))
-    if cut > 1:
+    if recipe.phase == "evaluate":
+        rows.append(("student: weights", float(compute * sizes.total)))
+    if cut > 1 and recipe.phase in TRAINING:
         outside = sizes.total - sizes.layer * sizes.config.num_layers
         gathered = 2 * sizes.layer + (learners or 1) * outside
         rows.append(("layers gathered for use, two at a time", compute * gathered))
@@ -161,13 +197,15 @@ def activation_bytes(recipe: Recipe, config: TransformerConfig, compute: int) ->
     whole = config.num_layers * inputs + layer
     if not recipe.parallel.checkpoint_activations:
         whole = config.num_layers * layer
+    block = _kept(config, video // plan.num_blocks, audio) * recipe.run.micro_batch
+    caches = session_nbytes(config, shape, PRECISIONS[recipe.parallel.precision])
+    if recipe.phase == "evaluate":
+        return compute * block + caches
     if recipe.phase not in TRAINING:
         return compute * layer
     if recipe.phase != "train-hpdmd":
         return compute * whole
-    block = _kept(config, video // plan.num_blocks, audio) * recipe.run.micro_batch
     rollout = config.num_layers * block * (1 if recipe.rollout.recompute else plan.num_blocks)
-    caches = session_nbytes(config, shape, PRECISIONS[recipe.parallel.precision])
     return compute * max(whole, rollout) + caches
 
 

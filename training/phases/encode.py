@@ -33,4 +33,5 @@ def encode(recipe: Recipe, processes: Processes) -> int:
         worker=processes.rank,
         num_workers=processes.count,
         samples_per_shard=recipe.data.samples_per_shard,
+        show=processes.is_main,
     )

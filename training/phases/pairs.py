@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hallo_live_core.functional.noise import ClipShape, CorrelatedNoise, SeededNoise
 from hallo_live_core.functional.schedule import NoiseSchedule
@@ -46,7 +47,8 @@ def make_pairs(recipe: Recipe, processes: Processes) -> int:
     with ShardWriter(
         folder, worker=processes.rank, samples_per_shard=recipe.data.samples_per_shard
     ) as writer:
-        for start in range(0, len(mine), recipe.run.micro_batch):
+        starts = range(0, len(mine), recipe.run.micro_batch)
+        for start in tqdm(starts, "make-ode-pairs", disable=not processes.is_main, leave=False):
             batch = mine[start : start + recipe.run.micro_batch]
             states = trajectories(teacher, text, batch, recipe, processes)
             for i, (prompt, seed) in enumerate(batch):
