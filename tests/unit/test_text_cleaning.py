@@ -1,4 +1,3 @@
-import logging
 import sys
 
 import pytest
@@ -10,9 +9,12 @@ from hallo_live_core.models.text_encoder.cleaning import clean_text
 @pytest.fixture
 def without_ftfy(monkeypatch):
     monkeypatch.setitem(sys.modules, "ftfy", None)
-    cleaning._fix_text.cache_clear()
+    caches = (cleaning._fix_text, cleaning._tell_that_ftfy_is_missing)
+    for cached in caches:
+        cached.cache_clear()
     yield
-    cleaning._fix_text.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def test_entities_are_resolved_twice_and_white_space_becomes_one_space():
@@ -32,8 +34,11 @@ def test_without_ftfy_entities_and_white_space_are_still_cleaned(without_ftfy):
     assert clean_text("\u201cquote\u201d") == "\u201cquote\u201d"
 
 
-def test_the_absence_of_ftfy_is_noted_once_and_quietly(without_ftfy, caplog):
-    with caplog.at_level(logging.DEBUG):
-        clean_text("one")
-        clean_text("two")
-    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+@pytest.mark.parametrize("prompt", ["\u201cquote\u201d", "a\x07b"])
+def test_the_absence_of_ftfy_is_told_once_where_it_matters(without_ftfy, caplog, prompt):
+    clean_text("plain, with a line\r\nbreak and a\ttab")
+    assert not caplog.records
+    clean_text(prompt)
+    clean_text(prompt)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Install ftfy" in caplog.text

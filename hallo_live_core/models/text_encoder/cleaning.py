@@ -14,7 +14,7 @@ def clean_text(text: str) -> str:
     """Repaired characters, resolved HTML entities, single spaces; case and punctuation stay.
 
     ftfy does the repairs (mojibake, curly quotes, full-width letters, control characters); where
-    it is not installed that part is left out, which changes nothing for plain ASCII prompts.
+    it is not installed that part is left out, which the first prompt that it may concern tells.
     """
     text = _fix_text()(text)
     text = html.unescape(html.unescape(text))
@@ -26,6 +26,19 @@ def _fix_text() -> Callable[[str], str]:
     try:
         from ftfy import fix_text
     except ImportError:
-        logger.debug("ftfy is not installed: prompts are cleaned without character repair")
-        return str
+        return _unrepaired
     return fix_text
+
+
+def _unrepaired(text: str) -> str:
+    if not (text.isascii() and "".join(text.split()).isprintable()):
+        _tell_that_ftfy_is_missing()
+    return text
+
+
+@functools.cache
+def _tell_that_ftfy_is_missing() -> None:
+    logger.warning(
+        "ftfy is not installed: characters such as curly quotes reach the model as they are, where "
+        "it was trained with plain ones. Install ftfy, or type plain characters."
+    )
