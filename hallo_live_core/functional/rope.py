@@ -62,13 +62,26 @@ def rotary_angles(positions: int, width: int, *, scale: float = 1.0) -> Tensor:
 def video_angles(frames: int, height: int, width: int, head_dim: int) -> Tensor:
     """Angles of a grid of tokens, float64 [frames * height * width, head_dim / 2]."""
     grid = (frames, height, width)
+    return _over_grid(grid, _axis_angles(grid, head_dim))
+
+
+def _axis_angles(grid: tuple[int, int, int], head_dim: int) -> list[Tensor]:
+    """Angles of the positions along each axis, [positions, width of the axis / 2]."""
+    axes = zip(grid, axis_widths(head_dim), strict=True)
+    return [rotary_angles(positions, width) for positions, width in axes]
+
+
+def _over_grid(grid: tuple[int, int, int], axes: list[Tensor]) -> Tensor:
+    """What belongs to positions [positions, k, ...] along each axis, for every token of the grid.
+
+    Returns [tokens, sum of all k, ...], in the order (frame, row, column).
+    """
     parts: list[Tensor] = []
-    for axis, (positions, group) in enumerate(zip(grid, axis_widths(head_dim), strict=True)):
-        angles = rotary_angles(positions, group)
-        shape = [1, 1, 1, angles.shape[-1]]
-        shape[axis] = positions
-        parts.append(angles.reshape(shape).expand(*grid, -1))
-    return torch.cat(parts, dim=-1).reshape(frames * height * width, head_dim // 2)
+    for axis, rows in enumerate(axes):
+        shape = [1, 1, 1, *rows.shape[1:]]
+        shape[axis] = grid[axis]
+        parts.append(rows.reshape(shape).expand(*grid, *rows.shape[1:]))
+    return torch.cat(parts, dim=3).flatten(0, 2)
 
 
 def audio_angles(latents: int, head_dim: int, scale: float) -> Tensor:
@@ -116,12 +129,12 @@ def rotary_tables(
             found=f"{frames} video latents ({height} x {width}), {audio_latents} audio latents",
             fix=f"stay within {config.rope_rows}: make the clip shorter",
         )
-    head_dim = config.video.head_dim
-    video = cos_sin(video_angles(frames, height, width, head_dim))
+    head_dim, dtype = config.video.head_dim, at_least_float32(dtype)
     audio = cos_sin(audio_angles(audio_latents, head_dim, config.audio_rope_scale))
-    dtype = at_least_float32(dtype)
+    # The few angles of each axis, and only then all tokens: a prompt waits for this.
+    axes = [cos_sin(angles).to(dtype).to(device) for angles in _axis_angles(grid, head_dim)]
     return RotaryTables(
-        video.to(dtype).to(device), audio.to(dtype).to(device), tokens_per_latent=height * width
+        _over_grid(grid, axes), audio.to(dtype).to(device), tokens_per_latent=height * width
     )
 
 

@@ -58,6 +58,13 @@ def test_a_later_block_uses_later_rows_of_the_same_table():
     assert torch.equal(tables(frames=2).video, tables(frames=4).video[:12])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_table_holds_cosine_and_sine_of_every_tokens_angles(dtype):
+    found = tables(frames=4, dtype=dtype).video
+    expected = cos_sin(video_angles(4, 2, 3, TINY.video.head_dim)).to(dtype)
+    assert torch.equal(found, expected)
+
+
 def test_half_precision_is_rotated_in_float32_and_float64_stays():
     rows = tables().audio_rows(4)
     assert rotate(normal(1, 4, 1, 12).bfloat16(), rows).dtype == torch.float32
