@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import fill_random, machine, report, seconds, spread, table
+from benchmarks.parity import distance, shown
 from benchmarks.reference.rollout import rollout
 from benchmarks.reference.transformer import ReferenceTransformer
 from hallo_live_core.config import HALLO_5B, BlockSizes, StreamConfig, TransformerConfig
@@ -109,10 +110,6 @@ class Pair:
         ]
 
 
-def distance(x: Tensor, y: Tensor) -> float:
-    return float((x.double() - y.double()).norm() / y.double().norm())
-
-
 def main(arguments: list[str] | None = None) -> dict[str, object]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
@@ -142,7 +139,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
         "straightforward, s": spread(times["plain"]),
         "ours, s": spread(times["ours"]),
         "ratio": f"**{ratio:.2f}**",
-        "parity by block (picture / sound)": ", ".join(f"{v:.0e} / {a:.0e}" for v, a in parity),
+        "parity by block (picture / sound)": shown(parity),
     }
     print(table(list(cells), [list(cells.values())]))
     result = {

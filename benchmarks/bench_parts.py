@@ -26,6 +26,7 @@ from hallo_live_core.devices import default_device, default_dtype, parse_device
 from hallo_live_core.models.dit.kernels import PACKAGES, Abilities, choose_attention
 from hallo_live_core.models.dit.visibility import Attention
 from hallo_live_core.models.video_vae.layers import ChannelNorm
+from hallo_live_core.models.video_vae.tuning import find_norm_kernel
 
 H200_TFLOPS, H200_TBPS = 790.0, 4.3
 """Dense bf16 products, and reading or writing memory, both measured."""
@@ -197,17 +198,20 @@ def convolutions(at: Place) -> Iterator[Case]:
 
 def elementwise(at: Place) -> Iterator[Case]:
     """What stands between convolutions: norm and SiLU into the padded input, and the bare copy."""
+    kernel = find_norm_kernel(at.device) if at.device.type == "cuda" else None
+    ways = {"norm+silu": None} | ({"norm+silu, one kernel": kernel} if kernel else {})
     for name, channels, frames, (height, width) in levels(at):
         like = {"memory_format": torch.channels_last_3d}
         x = at.random(1, channels, frames, height, width).contiguous(**like)
         out = at.random(1, channels, frames + 2, height, width).contiguous(**like)
-        norm = ChannelNorm(channels, device=at.device, dtype=at.dtype).requires_grad_(False)
         nbytes = 2.0 * at.item * x.numel()
         shape = f"{name}: {channels} channels, {frames} x {height} x {width}"
-        yield Case(
-            "norm+silu", shape, lambda n=norm, x=x, o=out: n.silu_into(x, o[:, :, 2:]), 0, nbytes
-        )
-        yield Case("padded copy", shape, lambda x=x, o=out: o[:, :, 2:].copy_(x), 0, nbytes)
+        for way, kernel in ways.items():
+            norm = ChannelNorm(channels, device=at.device, dtype=at.dtype).requires_grad_(False)
+            norm.kernel = kernel
+            work = partial(norm.silu_into, x, out[:, :, 2:])
+            yield Case(way, shape, work, 0, nbytes)
+        yield Case("padded copy", shape, partial(out[:, :, 2:].copy_, x), 0, nbytes)
 
 
 GROUPS = {

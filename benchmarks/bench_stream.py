@@ -21,11 +21,13 @@ from typing import Any
 import torch
 
 from benchmarks.measure import MILLI, machine, percentile, report, table
+from benchmarks.parity import parity, shown
 from benchmarks.stream_engine import opened
-from benchmarks.stream_probe import Clip, Watched, between, make
+from benchmarks.stream_probe import Clip, Watched, between, gpus_of, make
 from hallo_live_core import Placement, Request
 from hallo_live_core.cli.loading import add_model_options, parse_size, placement
 from hallo_live_core.cli.profile import decoder, profile
+from hallo_live_core.models.dit.kernels import AUTO, Abilities
 
 SENTENCE = "A woman with short silver hair looks into the camera in a bright studio and smiles. "
 SPEECH = "She says, <S>Welcome to our channel, I am glad that you are here.<E> "
@@ -124,14 +126,12 @@ def busy_seconds(clip: Clip) -> float:
 # -- the device's own account ---------------------------------------------------------------------
 
 
-def devices_of(on: Placement) -> list[torch.device]:
-    every = dict.fromkeys((on.transformer, *on.sharers, on.decoder, on.text_encoder))
-    return [device for device in every if device.type == "cuda"]
-
-
 def account(watched: Watched, request: Request) -> dict[str, Any]:
-    """Memory, allocations and host waits of one clip; nothing of it without CUDA."""
-    devices = devices_of(watched.on)
+    """Memory, allocations and host waits of one clip; nothing of it without CUDA.
+
+    The opening of a clip, and its first block, may wait for the device; what follows must not.
+    """
+    devices = gpus_of(watched.on)
     if not devices:
         return {}
     retries = {d: torch.cuda.memory_stats(d).get("num_alloc_retries", 0) for d in devices}
@@ -139,13 +139,15 @@ def account(watched: Watched, request: Request) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats(device)
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with warnings.catch_warnings(record=True) as waits:
+        with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            watched.waits = lambda: sum("synchroniz" in str(w.message) for w in said)
             clip = make(watched, request)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in waits if "synchroniz" in str(w.message)]
-    places = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in waits})
+    waits = [w for w in said if "synchroniz" in str(w.message)]
+    steady = clip.probe.steady_waits()
+    watched.waits = int
     return {
         "peak_gb": {
             str(d): [
@@ -155,7 +157,9 @@ def account(watched: Watched, request: Request) -> dict[str, Any]:
             for d in devices
         },
         "host_waits": len(waits),
-        "host_waits_at": places,
+        "host_waits_steady": steady,
+        "host_waits_at": places_of(waits),
+        "host_waits_steady_at": places_of(waits[len(waits) - steady :]),
         "growth_mb": round(clip.probe.growth() / MEGA, 1),
         "alloc_retries": sum(
             torch.cuda.memory_stats(d).get("num_alloc_retries", 0) - retries[d] for d in devices
@@ -163,9 +167,13 @@ def account(watched: Watched, request: Request) -> dict[str, Any]:
     }
 
 
+def places_of(waits: list[warnings.WarningMessage]) -> list[str]:
+    return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in waits})
+
+
 def profiled(watched: Watched, request: Request) -> dict[str, Any]:
     """Kernels of one clip, the share of its time in which one ran, and a table of the longest."""
-    if not devices_of(watched.on):
+    if not gpus_of(watched.on):
         return {}
     kinds = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
@@ -195,7 +203,7 @@ HEAD = (
     "date", "commit", "GPU (n)", "host CPU", "torch / cuDNN", "config", "DiT ms b1 / mean / last",
     "VAE ms first / steady latent", "text ms", "FPS hand-out / prompt-to-end",
     "first frame p50 / p95 ms", "block one ms", "underruns", "peak GB alloc / reserved",
-    "syncs, growth MB",
+    "syncs, growth MB", "parity by block (picture / sound)",
 )  # fmt: skip
 
 
@@ -217,18 +225,26 @@ def row(result: dict[str, Any]) -> tuple[str, ...]:
         str(speed["block_one_ms_p50"]),
         f"{speed['underruns']} (latest {speed['latest_ms']} ms)",
         ", ".join(f"{a} / {r}" for a, r in peaks.values()) or "-",
-        f"{used['host_waits']}, {used['growth_mb']}" if used else "-",
+        f"{used['host_waits_steady']}, {used['growth_mb']}" if used else "-",
+        shown(result["parity"]),
     )
 
 
-def config_of(options: argparse.Namespace, request: Request) -> str:
+def attention_of(options: argparse.Namespace, on: Placement) -> str:
+    """The kernel that was asked for; behind `auto`, the one that it is here."""
+    if options.sage_attention or options.attention != AUTO:
+        return "sage" if options.sage_attention else options.attention
+    return f"{AUTO} ({Abilities.of(on.transformer).best})"
+
+
+def config_of(options: argparse.Namespace, on: Placement, request: Request) -> str:
     where = [options.device]
     if options.decode_device:
         where.append(f"decoders on {options.decode_device}")
     if options.split != "off":
         where.append(f"split={options.split}")
     settings = {
-        f"attention {options.attention}": True,
+        f"attention {attention_of(options, on)}": True,
         f"compile {options.compile}": options.compile != "off",
         "audio beside": options.audio_beside,
         "CUDA graphs": options.cuda_graphs,
@@ -263,7 +279,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     size = "full" if options.models is not None else options.size
     height, width = options.pixels or SIZES[size]
     request = Request(prompt=prompt(2), seconds=options.seconds, height=height, width=width)
-    config = config_of(options, request)
+    config = config_of(options, on, request)
     facts = machine(on.transformer)
     with opened(options, on) as engine:
         watched = Watched(engine)
@@ -281,6 +297,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             "speed": speed_of(clips, delays, on.decoder not in (on.transformer, *on.sharers)),
             "device": account(watched, request),
             "profile": profiled(watched, request) if options.profile else {},
+            "parity": parity(engine, request),
         }
     print(table(HEAD, [row(result)]))
     for group in ("parts", "speed", "device", "profile"):

@@ -38,14 +38,20 @@ def between(first: Mark, second: Mark) -> float:
 
 @dataclass
 class Probe:
-    """One clip: `(block, begin, end)` of every pass, `(begin, end)` of every other part."""
+    """One clip: `(block, begin, end)` of every pass, `(begin, end)` of every other part.
+
+    waits: how often the host has waited for a device so far. reserved, waited: the allocators'
+    bytes on all devices, and those waits, when the newest pass of each block had been launched.
+    """
 
     on: Placement
+    waits: Callable[[], int] = int
     passes: list[tuple[int, Mark, Mark]] = field(default_factory=list)
     latents: list[tuple[Mark, Mark]] = field(default_factory=list)
     sounds: list[tuple[Mark, Mark]] = field(default_factory=list)
     texts: list[tuple[Mark, Mark]] = field(default_factory=list)
     reserved: dict[int, int] = field(default_factory=dict)
+    waited: dict[int, int] = field(default_factory=dict)
     _last: Mark | None = None
 
     def begin(self) -> None:
@@ -57,9 +63,9 @@ class Probe:
         now = mark(self.on.transformer)
         if progress.stage == "denoise" and self._last is not None:
             self.passes.append((progress.block, self._last, now))
-            if self.on.transformer.type == "cuda":
-                used = torch.cuda.memory_reserved(self.on.transformer)
-                self.reserved[progress.block] = used
+            used = [torch.cuda.memory_reserved(device) for device in gpus_of(self.on)]
+            self.reserved[progress.block] = sum(used)
+            self.waited[progress.block] = self.waits()
         self._last = now
 
     def block_seconds(self) -> list[float]:
@@ -70,9 +76,18 @@ class Probe:
         return list(blocks.values())
 
     def growth(self) -> int:
-        """Bytes that the allocator took between the second block and the last."""
+        """Bytes that the allocators took between the second block and the last."""
         later = [used for block, used in self.reserved.items() if block]
         return max(later) - later[0] if later else 0
+
+    def steady_waits(self) -> int:
+        """How often the host waited after the passes of the first block."""
+        return self.waits() - self.waited.get(0, 0)
+
+
+def gpus_of(on: Placement) -> list[torch.device]:
+    every = dict.fromkeys((on.transformer, *on.sharers, on.decoder, on.text_encoder))
+    return [device for device in every if device.type == "cuda"]
 
 
 def timed(work: Callable, device: torch.device, into: Callable[[], list]) -> Callable:
@@ -92,6 +107,7 @@ class Watched:
 
     def __init__(self, engine: HalloLive) -> None:
         self.engine, self.on = engine, engine.placement
+        self.waits: Callable[[], int] = int
         self.probe = Probe(self.on)
         video, sound, text = engine._video_decoder, engine._audio_decoder, engine._text_encoder
         beside, here = self.on.decoder, self.on.text_encoder
@@ -102,7 +118,7 @@ class Watched:
 
     def fresh(self) -> Probe:
         """The probe of the next clip."""
-        self.probe = Probe(self.on)
+        self.probe = Probe(self.on, self.waits)
         return self.probe
 
 

@@ -1,20 +1,37 @@
 """The benchmarks run, at their smallest, and the two ways to make a clip agree."""
 
 import json
+import warnings
+from functools import partial
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity
 
 from benchmarks import __main__ as suite
-from benchmarks import bench_cpu, bench_parts, bench_stream
+from benchmarks import bench_cpu, bench_parts, bench_stream, parity, stream_probe
 from benchmarks.measure import fill_random, machine, percentile, table
 from benchmarks.stream_engine import Sizes, random_engine
 from benchmarks.stream_probe import BUFFER_SECONDS, Clip, Probe
 from hallo_live_core import Placement, Request
 from hallo_live_core.checkpoints import tiny_weights
 from hallo_live_core.config import FULL, HALLO_5B, LIGHT, Acceleration
+from hallo_live_core.models.dit import sdpa
+from hallo_live_core.models.video_vae.layers import ChannelNorm
 
 CPU = torch.device("cpu")
+
+
+def tiny_engine(on, decoder="wan", gives_up=FULL):
+    sizes = Sizes(
+        tiny_weights.TRANSFORMER,
+        tiny_weights.VIDEO_VAE,
+        tiny_weights.LIGHT_DECODER,
+        tiny_weights.AUDIO_VAE,
+        tiny_weights.VOCODER,
+        tiny_weights.TEXT_ENCODER,
+    )
+    return random_engine(on, decoder, Acceleration(), gives_up, sizes)
 
 
 def test_the_loop_makes_the_clip_that_the_specification_describes(tmp_path, capsys):
@@ -53,6 +70,15 @@ def test_full_size_kernels_have_the_published_shapes():
     assert "4 x 256 x 496" in convolutions[-1].name
 
 
+def test_on_a_gpu_the_fused_norm_is_measured_beside_the_plain_one(monkeypatch):
+    monkeypatch.setattr(bench_parts, "find_norm_kernel", lambda _: lambda *_: None)
+    monkeypatch.setattr(bench_parts.Place, "random", lambda _, *size: torch.empty(size))
+    monkeypatch.setattr(bench_parts, "ChannelNorm", lambda channels, **_: ChannelNorm(channels))
+    at = bench_parts.Place(torch.device("cuda"), torch.float32, bench_parts.SIZES["least"])
+    groups = [case.group for case in bench_parts.elementwise(at)]
+    assert groups == ["norm+silu", "norm+silu, one kernel", "padded copy"] * 4
+
+
 @pytest.mark.parametrize("where", [(), ("--split", "sequence", "--device", "cpu,cpu:1")])
 def test_a_whole_stream_is_measured(where, tmp_path, capsys):
     file = tmp_path / "stream.json"
@@ -64,24 +90,80 @@ def test_a_whole_stream_is_measured(where, tmp_path, capsys):
     assert all(value > 0 for value in result["parts"].values())
     assert 0 < result["speed"]["parts_of_wall"] <= 1.01
     assert [len(passes) for passes in result["passes_ms"]] == [5, 4]  # no context pass at the end
+    assert len(result["parity"]) == 2 and max(d for pair in result["parity"] for d in pair) < 1e-4
     assert json.loads(file.read_text())["parts"] == result["parts"]
     head, _, row = capsys.readouterr().out.splitlines()[:3]
     assert head.count("|") == row.count("|")
 
 
+class FakeGPU:
+    """What a GPU would answer about itself, while a CPU does the work and waits now and then."""
+
+    def __init__(self, monkeypatch):
+        self.modes, reserved = [], iter(range(10**9, 2 * 10**9, 10**6))
+        answers = {
+            "memory_stats": lambda _: {"num_alloc_retries": 0},
+            "reset_peak_memory_stats": lambda _: None,
+            "set_sync_debug_mode": self.modes.append,
+            "max_memory_allocated": lambda _: 41_500_000_000,
+            "max_memory_reserved": lambda _: 43_000_000_000,
+            "memory_reserved": lambda _: next(reserved),
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        gpu = torch.device("cuda", 0)
+        for module in (bench_stream, stream_probe):
+            monkeypatch.setattr(module, "gpus_of", lambda _: [gpu])
+        profile = partial(torch.profiler.profile, activities=[ProfilerActivity.CPU])
+        monkeypatch.setattr(torch.profiler, "profile", lambda activities: profile())
+        monkeypatch.setattr(torch.autograd.DeviceType, "CUDA", torch.autograd.DeviceType.CPU)
+        mark = stream_probe.mark
+
+        def waiting_mark(device):
+            if self.modes[-1:] == ["warn"]:
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
+            return mark(device)
+
+        monkeypatch.setattr(stream_probe, "mark", waiting_mark)
+
+
+def test_the_row_of_a_gpu_has_its_memory_and_its_waits(monkeypatch, capsys):
+    gpu = FakeGPU(monkeypatch)
+    least = ("--pixels", "32x64", "--seconds", "3", "--clips", "1", "--prompts", "1")
+    result = bench_stream.main(["--device", "cpu", *least, "--warm-up", "0"])
+    assert gpu.modes == ["warn", "default"]
+    used = result["device"]
+    assert used["peak_gb"] == {"cuda:0": [41.5, 43.0]} and used["alloc_retries"] == 0
+    assert used["growth_mb"] == 4.0  # a megabyte a pass, after the second of three blocks
+    assert 0 < used["host_waits_steady"] < used["host_waits"]
+    assert all("stream_probe.py" in place for place in used["host_waits_steady_at"])
+    cells = capsys.readouterr().out
+    assert f"| 41.5 / 43.0 | {used['host_waits_steady']}, 4.0 |" in cells
+
+
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # one cycle is all there is
+def test_kernels_are_counted_and_the_time_in_which_one_runs(monkeypatch, capsys):
+    FakeGPU(monkeypatch)
+    watched = stream_probe.Watched(tiny_engine(Placement.on("cpu")))
+    request = Request(prompt="He says <S>hello.<E>", seconds=1, height=32, width=64)
+    found = bench_stream.profiled(watched, request)
+    assert found["kernels"] > found["kernels_per_pass"] > 0 and 0 < found["busy_share"] <= 1
+    assert "aten::" in capsys.readouterr().out  # the table of the longest
+
+
+def test_parity_finds_a_network_that_answers_differently():
+    engine = tiny_engine(Placement.on("cpu"))
+    request = Request(prompt="He says <S>hello.<E>", seconds=1, height=32, width=64)
+    assert parity.parity(engine, request) == [(0.0, 0.0)]
+    engine._transformer.attention = lambda q, k, v, mask=None: sdpa(q, k, 1.1 * v, mask)
+    ((video, audio),) = parity.parity(engine, request)
+    assert video > 1e-3 and audio > 1e-3
+
+
 @pytest.mark.parametrize(("decoder", "gives_up"), [("wan", FULL), ("taehv", LIGHT)])
 def test_an_engine_of_random_weights_streams(decoder, gives_up):
     """As at full size, where nothing but the sizes differs."""
-    sizes = Sizes(
-        tiny_weights.TRANSFORMER,
-        tiny_weights.VIDEO_VAE,
-        tiny_weights.LIGHT_DECODER,
-        tiny_weights.AUDIO_VAE,
-        tiny_weights.VOCODER,
-        tiny_weights.TEXT_ENCODER,
-    )
-    on = Placement.on("cpu").shared_with(["cpu:1"])
-    engine = random_engine(on, decoder, Acceleration(), gives_up, sizes)
+    engine = tiny_engine(Placement.on("cpu").shared_with(["cpu:1"]), decoder, gives_up)
     request = Request(prompt="He says <S>hello.<E>", seconds=1, height=32, width=64)
     assert sum(len(chunk.frames) for chunk in engine.stream(request)) == 21
     narrow = {p.dtype for p in engine._transformer.models[1].parameters()}
@@ -133,6 +215,21 @@ def test_the_suite_runs_what_the_machine_can():
     for module, *arguments in (*suite.runs(0).values(), *suite.runs(2).values()):
         if module in parsers:
             parsers[module](arguments)
+
+
+def test_rows_are_published_behind_those_of_their_table():
+    document = "# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThe end.\n"
+    printed = "a table:\n| a | b |\n| --- | --- |\n| 3 | 4 |\n\n| c |\n| --- |\n| 5 |\n"
+    expected = "# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\nThe end.\n"
+    assert suite.publish(printed, document) == expected
+
+
+def test_benchmarks_md_has_the_tables_that_are_printed():
+    head = "| " + " | ".join(bench_stream.HEAD) + " |"
+    rows = [line for line in suite.PUBLISHED.read_text().splitlines() if line.startswith("|")]
+    assert head in rows
+    columns = {row.count("|") for row in rows[rows.index(head) : rows.index(head) + 3]}
+    assert columns == {head.count("|")}
 
 
 def test_a_row_names_date_commit_and_machine():
