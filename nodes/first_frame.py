@@ -41,15 +41,20 @@ def with_first_frame(request: Request, given: Any, vae: LoadedVae | None) -> Req
     """The request with the latent of what is given: an IMAGE, a LATENT, or None.
 
     Raises:
-        RequestError, ShapeError: more than one picture, none, or a latent that does not fit.
+        RequestError, ShapeError: no picture, more than one, or a latent that does not fit.
         CheckpointError: the video VAE's file has no encoder.
     """
     if given is None:
         return request
-    latent = (
-        _of_latent(given, request) if isinstance(given, dict) else _of_image(given, request, vae)
+    if isinstance(given, dict) and "samples" in given:
+        return replace(request, first_frame=_of_latent(given, request))
+    if isinstance(given, torch.Tensor):
+        return replace(request, first_frame=_of_image(given, request, vae))
+    raise RequestError(
+        "first_frame takes a picture",
+        found=type(given).__name__,
+        fix="connect an IMAGE, or the LATENT of VAE Encode with the Wan2.2 VAE",
     )
-    return replace(request, first_frame=latent)
 
 
 def _of_latent(given: dict[str, Any], request: Request) -> torch.Tensor:

@@ -26,6 +26,12 @@ SECONDS_KEY = "hallolive_seconds"
 """Under this name an entry of a script's CONDITIONING says how long it lasts; None: to the end."""
 
 
+SCENE = (
+    "A woman in a green sweater looks into the camera. <S>Hello.<E> "
+    "<AUDCAP>A warm, clear female voice, quiet room.<ENDAUDCAP>"
+)
+
+
 class HalloLiveScript(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -43,8 +49,7 @@ class HalloLiveScript(io.ComfyNode):
                 io.String.Input(
                     "scene",
                     multiline=True,
-                    default="A woman in a green sweater looks into the camera. <S>Hello.<E> "
-                    "<AUDCAP>A warm, clear female voice, quiet room.<ENDAUDCAP>",
+                    default=SCENE,
                     tooltip=(
                         "A whole prompt, such as the prompt output of Hallo-Live Text Encode; its "
                         "speech is replaced by each line."
@@ -75,10 +80,10 @@ class HalloLiveScript(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, scene: str | None = None, lines: str | None = None) -> bool | str:
-        if scene is None or lines is None:
+        if lines is None:
             return True  # a linked text is only known when it arrives
         try:
-            script_of_text(lines, scene)
+            script_of_text(lines, SCENE if scene is None else scene)
         except HalloLiveError as error:
             return str(error)
         return True

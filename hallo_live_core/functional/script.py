@@ -29,6 +29,9 @@ MAX_LINES = 1000
 _TIMED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*\|(.*)", re.DOTALL)
 """`4.5 | words`"""
 
+_MISTIMED = re.compile(r"\s*([-+.,]?\d\S*)\s*\|.*", re.DOTALL)
+"""What was meant so, and would be said aloud: `2s | words`, `2,5 | words`, `-1 | words`."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScriptLine:
@@ -67,7 +70,11 @@ class Script:
 
     def __init__(self, lines: Sequence[ScriptLine]) -> None:
         if not 1 <= len(lines) <= MAX_LINES:
-            raise RequestError(f"A script has 1 to {MAX_LINES} lines", found=len(lines))
+            raise RequestError(
+                f"A script has 1 to {MAX_LINES} lines",
+                found=len(lines),
+                fix="write lines such as 4 | Hello there.",
+            )
         self.lines = tuple(lines)
         self._begins: dict[int, Said] = {}
         block = 0
@@ -112,6 +119,12 @@ def script_of_text(text: str, scene: str) -> Script:
     for number, row in rows:
         timed = _TIMED.fullmatch(row)
         try:
+            if timed is None and (mistimed := _MISTIMED.fullmatch(row)):
+                raise RequestError(
+                    "What stands before | is no number of seconds",
+                    found=shortened(mistimed[1]),
+                    fix="write it as 2 | words or 2.5 | words",
+                )
             said = respeak(scene, row if timed is None else timed[2])
             seconds = float(timed[1]) if timed else _speaking_seconds(said)
             is_open = timed is None and number == rows[-1][0]

@@ -153,6 +153,12 @@ def test_what_is_no_picture_is_refused_in_one_line(server, two_steps, picture, w
     assert words in error and "Fix:" in error
 
 
+@pytest.mark.parametrize("given", ["a file name", {"video": 1}], ids=["text", "no latent"])
+def test_what_a_program_sends_instead_of_a_picture_is_refused_in_one_line(server, two_steps, given):
+    error = server.error_of(with_inputs(two_steps, SAMPLER, first_frame=given))
+    assert "first_frame takes a picture" in error and "Fix:" in error
+
+
 @pytest.mark.parametrize(
     ("latent", "words"),
     [

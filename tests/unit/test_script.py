@@ -5,7 +5,7 @@ import torch
 
 from hallo_live_core.errors import HalloLiveError, PromptError, RequestError
 from hallo_live_core.functional.blocks import ClipPlan
-from hallo_live_core.functional.script import Script, ScriptLine
+from hallo_live_core.functional.script import Script, ScriptLine, script_of_text
 from hallo_live_core.functional.window import Window
 from hallo_live_core.sampling.denoiser import Denoiser, open_session
 from hallo_live_core.sampling.sampler import PassDone, stream_blocks, stream_passes
@@ -57,6 +57,18 @@ def test_a_script_of_no_line_or_too_many_is_refused(count):
 def test_a_line_with_broken_tags_is_refused():
     with pytest.raises(PromptError, match="<S>"):
         ScriptLine("He says <S>hello.", 3)
+
+
+@pytest.mark.parametrize("seconds", ["2s", "2,5", "-1", ".5", "1e9"])
+def test_seconds_that_are_no_number_are_refused_and_not_spoken(seconds):
+    with pytest.raises(RequestError, match="Line 2 of the script.*no number of seconds.*Fix: "):
+        script_of_text(f"1 | One.\n{seconds} | Two.", "A man.")
+
+
+def test_a_bar_among_words_is_left_to_them():
+    script = script_of_text("1.5 | 3 | 4\nEither | or", "A man.")
+    assert [line.seconds for line in script.lines] == [1.5, None]
+    assert "3 | 4" in script.lines[0].said and "Either | or" in script.lines[1].said
 
 
 # -- what a new prompt changes ----------------------------------------------------------------
