@@ -61,7 +61,7 @@ def test_a_line_with_broken_tags_is_refused():
 
 @pytest.mark.parametrize("seconds", ["2s", "2,5", "-1", ".5", "1e9"])
 def test_seconds_that_are_no_number_are_refused_and_not_spoken(seconds):
-    with pytest.raises(RequestError, match="Line 2 of the script.*no number of seconds.*Fix: "):
+    with pytest.raises(RequestError, match=r"Line 2 of the script.*no number of seconds.*Fix: "):
         script_of_text(f"1 | One.\n{seconds} | Two.", "A man.")
 
 
