@@ -42,7 +42,7 @@ class ReferenceDecoder:
         x = self.causal("decoder.head.2", x)
         self.first = False
         b, _, t, h, w = x.shape
-        x = x.view(b, 3, 2, 2, t, h, w)  # colour, column, row
+        x = x.reshape(b, 3, 2, 2, t, h, w)  # colour, column, row
         x = x.permute(0, 4, 1, 5, 3, 6, 2).reshape(b, t, 3, 2 * h, 2 * w)
         return x.to(scale.mean.dtype).clamp(-1, 1)
 
@@ -80,7 +80,7 @@ class ReferenceDecoder:
         q, k, v = qkv.flatten(2).transpose(1, 2)[:, None].chunk(3, dim=-1)
         y = functional.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
         y = functional.conv2d(y.reshape(b * t, c, h, w), *self.of(f"{name}.proj"))
-        return x + y.view(b, t, c, h, w).transpose(1, 2)
+        return x + y.reshape(b, t, c, h, w).transpose(1, 2)
 
     def level(self, number: int, x: Tensor) -> Tensor:
         name, y = f"decoder.upsamples.{number}.upsamples", x
@@ -101,7 +101,7 @@ class ReferenceDecoder:
         frames = x.transpose(1, 2).reshape(b * t, c, h, w)
         frames = functional.interpolate(frames, scale_factor=2, mode="nearest")
         frames = functional.conv2d(frames, *self.of(f"{name}.resample.1"), padding=1)
-        return frames.view(b, t, c, 2 * h, 2 * w).transpose(1, 2)
+        return frames.reshape(b, t, c, 2 * h, 2 * w).transpose(1, 2)
 
     def time_conv(self, name: str, x: Tensor) -> Tensor:
         past = self.past.get(name, torch.zeros_like(x[:, :, :1]).repeat(1, 1, 2, 1, 1))
@@ -112,6 +112,6 @@ class ReferenceDecoder:
     def repeated(self, x: Tensor, channels: int, time: int) -> Tensor:
         b, c, t, h, w = x.shape
         cells = x.repeat_interleave(channels * time * 4 // c, dim=1)
-        y = cells.view(b, channels, time, 2, 2, t, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
+        y = cells.reshape(b, channels, time, 2, 2, t, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
         y = y.reshape(b, channels, t * time, 2 * h, 2 * w)
         return y[:, :, time - 1 :] if self.first else y
