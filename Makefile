@@ -19,7 +19,7 @@ CLIP := out/demo.mp4
 TRAINED := out/train-tiny
 export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
 
-.PHONY: help demo train-tiny test again slow golden check lint fix release clean
+.PHONY: help demo train-tiny test again slow golden bench check lint fix release clean
 .DELETE_ON_ERROR:
 
 help:
