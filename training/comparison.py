@@ -56,7 +56,11 @@ def write_comparison(
         (folder / PAGE_NAME).write_text(page, encoding="utf-8")
         (folder / SHEET_NAME).write_bytes(contact_sheet(found, jobs))
     except OSError as error:
-        raise HalloLiveError(f"The report cannot be written into {folder}", found=error) from error
+        raise HalloLiveError(
+            f"The report cannot be written into {folder}",
+            found=error,
+            fix="check the folder and the free space",
+        ) from error
 
 
 def _rows(found: Found, jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -34,7 +34,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"There is no recipe {path}", found=error.strerror) from error
+        raise RecipeError(
+            f"There is no recipe {path}", found=error.strerror, fix="check the path"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML", found=error) from error
     if not isinstance(content, dict):

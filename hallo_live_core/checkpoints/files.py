@@ -44,6 +44,7 @@ LONGEST_NAME = 120
 
 GIT_LFS = b"version https://git-lfs"
 DOWNLOAD_AGAIN = "download the file again"
+READABLE = "check that you may read the file, and the disk"
 
 
 @dataclass
@@ -145,7 +146,11 @@ def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             short = short.replace(wrapper, "")
         short = short.removeprefix(PREFIX)
         if short in plain:
-            raise CheckpointError(f"Two tensors of the file are both called {short}", found=name)
+            raise CheckpointError(
+                f"Two tensors of the file are both called {short}",
+                found=name,
+                fix="use a file of one network, without what trainers wrap around it",
+            )
         plain[short] = tensor
     return plain
 
@@ -161,7 +166,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read", found=error) from error
+        raise CheckpointError(f"{path.name} cannot be read", found=error, fix=READABLE) from error
 
 
 def _check_exists(path: Path) -> None:
@@ -174,7 +179,7 @@ def _check_exists(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(GIT_LFS))
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read", found=error) from error
+        raise CheckpointError(f"{path.name} cannot be read", found=error, fix=READABLE) from error
     if start == GIT_LFS or not start:
         raise CheckpointError(
             f"{path.name} is {'a git-lfs pointer, not the file itself' if start else 'empty'}",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, shortened
 from ..functional.precision import at_least_float32
 from ..models.dit.weights import module_name
-from .files import read_file
+from .files import DOWNLOAD_AGAIN, read_file
 from .identify import some
 
 PREFIXES = ("base_model.model.", "base_model.", "diffusion_model.", "transformer.", "model.")
@@ -202,15 +202,16 @@ def _low_rank(layer: str, part: Mapping[str, Tensor], given: float | None, sourc
     up, down = part.get("up"), part.get("down")
     if up is None or down is None:
         found = f"{layer} without {'its upper' if up is None else 'its lower'} half"
-        raise CheckpointError(f"{source} is incomplete", found=found)
+        raise CheckpointError(f"{source} is incomplete", found=found, fix=DOWNLOAD_AGAIN)
     if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0] or not len(down):
         raise CheckpointError(
             f"{source} holds halves that do not fit together",
             found=f"{layer}: {list(up.shape)} and {list(down.shape)}",
+            fix=DOWNLOAD_AGAIN,
         )
     own = part.get("alpha")
     if own is not None and own.numel() != 1:
-        raise CheckpointError(f"{source} holds an alpha that is no number", found=layer)
+        raise _no_number(source, layer)
     alpha = given if own is None else _number(own.item(), source)
     return LowRank(up, down, float(len(down)) if alpha is None else alpha)
 
@@ -223,8 +224,14 @@ def _number(value: object, source: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise CheckpointError(f"{source} holds an alpha that is no number", found=shortened(value))
+        raise _no_number(source, value)
     return number
+
+
+def _no_number(source: str, found: object) -> CheckpointError:
+    return CheckpointError(
+        f"{source} holds an alpha that is no number", found=shortened(found), fix=DOWNLOAD_AGAIN
+    )
 
 
 def _peft_settings(path: Path) -> dict[str, Any]:
@@ -236,7 +243,9 @@ def _peft_settings(path: Path) -> dict[str, Any]:
         unknown = [rule for rule in UNKNOWN_RULES if settings.get(rule)]
         found = {ALPHA: settings[ALPHA]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be understood", found=error) from error
+        raise CheckpointError(
+            f"{path} cannot be understood", found=error, fix=DOWNLOAD_AGAIN
+        ) from error
     if unknown:
         raise CheckpointError(
             "This kind of LoRA is not known here",

@@ -59,7 +59,9 @@ def add_declared(tensors: dict[str, Tensor], metadata: Mapping[str, str], source
             tensors.setdefault(layer + QUANT, _as_bytes(entry))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"The header of {source} cannot be understood", found=f"{DECLARED}: {error}"
+            f"The header of {source} cannot be understood",
+            found=f"{DECLARED}: {error}",
+            fix="use a file in bf16, or in scaled fp8 as `hallo-live convert --fp8` writes it",
         ) from error
 
 

@@ -28,7 +28,7 @@ from . import identify
 from .assemble import assemble, check_fit, reading
 from .build import META
 from .catalog import AUDIOBOX, VIDEO_REWARD, VIDEO_REWARD_TOKENIZER, locate
-from .files import WeightFile, read_bytes, read_file, take
+from .files import DOWNLOAD_AGAIN, WeightFile, read_bytes, read_file, take
 from .safetensors_writer import write_safetensors
 
 TARGETS = "target_transform"
@@ -213,7 +213,7 @@ def _json_beside(path: Path, names: Sequence[str]) -> dict[str, Any]:
                 return dict(json.loads(read_bytes(beside)))
             except (ValueError, TypeError) as error:
                 raise CheckpointError(
-                    f"{beside} cannot be understood", found=error, fix="download it again"
+                    f"{beside} cannot be understood", found=error, fix=DOWNLOAD_AGAIN
                 ) from error
     return {}
 
@@ -227,5 +227,7 @@ def _targets(
         return {axis: Target(stored[axis]["mean"], stored[axis]["std"]) for axis in axes}
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"The ratings' mean and spread in {source} cannot be understood", found=error
+            f"The ratings' mean and spread in {source} cannot be understood",
+            found=error,
+            fix=DOWNLOAD_AGAIN,
         ) from error

@@ -52,7 +52,11 @@ def write_tiny_models(directory: Path, *, seed: int = 0, comfyui: bool = False) 
     root = Path(directory)
     if comfyui:
         if not (root / "models").is_dir():
-            raise CheckpointError(f"{root} is not a ComfyUI folder", found="no folder models in it")
+            raise CheckpointError(
+                f"{root} is not a ComfyUI folder",
+                found="no folder models in it",
+                fix="name the folder in which ComfyUI's main.py lies",
+            )
         root = root / "models"
 
     def place(name: str) -> Path:

@@ -257,7 +257,9 @@ def read_prompts(file: Path) -> list[str]:
                 )
             prompts = [row[PROMPT_COLUMN] or "" for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"Cannot read prompts from {file}", found=error) from error
+        raise RequestError(
+            f"Cannot read prompts from {file}", found=error, fix="name a CSV file in UTF-8"
+        ) from error
     if not prompts:
         raise RequestError(f"{file} has no prompts", fix="write one into every line below the head")
     return prompts

@@ -92,7 +92,9 @@ def read_script(file: Path, scene: str | None = None) -> Script:
             _check_columns(file, reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"Cannot read the script {file}", found=error) from error
+        raise RequestError(
+            f"Cannot read the script {file}", found=error, fix="name a CSV file in UTF-8"
+        ) from error
     lines: list[ScriptLine] = []
     for number, row in rows:
         try:
@@ -139,11 +141,16 @@ def _check_columns(file: Path, columns: Iterable[str]) -> None:
 
 def _prompt(row: Mapping[str | None, str | None], scene: str | None) -> str:
     if None in row or None in row.values():
-        raise RequestError("The line has not as many cells as there are columns")
+        raise RequestError(
+            "The line has not as many cells as there are columns",
+            fix="put words that hold commas between double quotes",
+        )
     prompt, speech = ((row.get(name) or "").strip() for name in ("prompt", "speech"))
     base = prompt or scene
     if not prompt and not speech:
-        raise RequestError("The line has neither prompt nor speech")
+        raise RequestError(
+            "The line has neither prompt nor speech", fix="fill one of them, or remove the line"
+        )
     if base is None:
         raise RequestError(
             "There is no scene to say this in",
@@ -159,4 +166,6 @@ def _seconds(row: Mapping[str | None, str | None]) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise RequestError("The seconds are no number", found=shortened(text)) from None
+        raise RequestError(
+            "The seconds are no number", found=shortened(text), fix="write them as 4 or 2.5"
+        ) from None

@@ -32,6 +32,8 @@ ALMOST_HALF = 0.45
 TIME_NOISE = 1e-3
 """Seconds by which a frame may appear late in a file with coarse time stamps."""
 
+ANOTHER_FILE = "choose another file, or convert this one to MP4 anew"
+
 DEFAULT_RATE = 16_000
 """Hz, for clips without sound."""
 
@@ -62,9 +64,12 @@ def read_clip(path: str | Path, *, prompt: str = "", max_seconds: float = MAX_SE
                 seconds = float(len(frames) / fps) if fps else 0.0
                 samples, rate = _read_sound(container, start, seconds)
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path.name} cannot be read as a video", found=error) from error
+        raise MediaError(
+            f"{path.name} cannot be read as a video", found=error, fix=ANOTHER_FILE
+        ) from error
     if not frames or fps <= 0:
-        raise MediaError(f"{path.name} has no frames", found=f"{len(frames)} at {fps} fps")
+        found = f"{len(frames)} at {fps} fps"
+        raise MediaError(f"{path.name} has no frames", found=found, fix=ANOTHER_FILE)
     return Clip(torch.stack(frames), Fraction(fps), samples, rate, prompt)
 
 

@@ -53,7 +53,11 @@ def read_picture(path: str | Path) -> Tensor:
     except HalloLiveError:
         raise
     except Exception as error:  # decoders raise almost anything on damaged files
-        raise MediaError(f"{path.name} cannot be read as a picture", found=error) from error
+        raise MediaError(
+            f"{path.name} cannot be read as a picture",
+            found=error,
+            fix="open it in a program for pictures and save it anew, or choose another one",
+        ) from error
 
 
 def _check_size(path: Path, width: int, height: int) -> None:

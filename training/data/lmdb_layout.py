@@ -41,7 +41,9 @@ class LmdbPairs:
         try:
             self._environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
-            raise DataError(f"{path} cannot be opened as LMDB", found=error) from error
+            raise DataError(
+                f"{path} cannot be opened as LMDB", found=error, fix="copy data.mdb again"
+            ) from error
         counts = set()
         for name, stored in NAMES.items():
             count, *shape = self._shape(stored)

@@ -33,7 +33,9 @@ def read_prompts(path: Path) -> list[str]:
                 )
             prompts = unique(row[COLUMN] or "" for row in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PromptError(f"Prompts cannot be read from {path}", found=error) from error
+        raise PromptError(
+            f"Prompts cannot be read from {path}", found=error, fix="name a CSV or TSV in UTF-8"
+        ) from error
     if not prompts:
         raise PromptError(f"{path} holds no prompts", fix=f"fill the column {COLUMN}")
     return prompts

@@ -121,7 +121,11 @@ class ShardStore:
         self._where: dict[str, tuple[Path, dict[str, Any]]] = {}
         manifests = sorted(self.folder.glob("manifest-*.jsonl"))
         if not manifests:
-            raise DataError(f"{self.folder} holds no data", found="no manifest-*.jsonl in it")
+            raise DataError(
+                f"{self.folder} holds no data",
+                found="no manifest-*.jsonl in it",
+                fix="name a folder that the phase before has written",
+            )
         for manifest in manifests:
             for line in _lines(manifest):
                 path = self.folder / line["file"]
@@ -158,7 +162,7 @@ class ShardStore:
                     name: file.get_tensor(key + SEPARATOR + name) for name in entry["shapes"]
                 }
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{path} is damaged", found=error) from error
+            raise DataError(f"{path} is damaged", found=error, fix="copy it again") from error
         return Sample(tensors, entry["info"])
 
 

@@ -43,6 +43,9 @@ BUNDLED_TOKENIZER = "spiece_model"
 """ComfyUI's umT5 files carry the SentencePiece model as a byte tensor of this name (spec 05 §6)."""
 
 
+FIX = "use models_t5_umt5-xxl-enc-bf16.pth of Wan-AI/Wan2.2-TI2V-5B, or ComfyUI's umT5 in bf16"
+
+
 def rename(name: str, table: Mapping[str, str] = TO_MODULE) -> str:
     """Our name of one published tensor, or the other way round.
 
@@ -53,7 +56,7 @@ def rename(name: str, table: Mapping[str, str] = TO_MODULE) -> str:
     pattern = name if number is None else re.sub(r"\d+", "#", name, count=1)
     new = table.get(pattern.removesuffix(".weight"))
     if new is None or not name.endswith(".weight"):
-        raise CheckpointError("The umT5 encoder has no such tensor", found=name)
+        raise CheckpointError("The umT5 encoder has no such tensor", found=name, fix=FIX)
     return f"{new if number is None else new.replace('#', number[0])}.weight"
 
 
@@ -88,7 +91,9 @@ def config_from_state_dict(tensors: Mapping[str, Tensor]) -> TextEncoderConfig:
         num_buckets, num_heads = shapes[block + "0.SelfAttention.relative_attention_bias.weight"]
         ffn_dim, _ = shapes[block + "1.DenseReluDense.wi_0.weight"]
     except (KeyError, ValueError) as error:
-        raise CheckpointError("This is not a umT5 encoder", found=f"no usable {error}") from error
+        raise CheckpointError(
+            "This is not a umT5 encoder", found=f"no usable {error}", fix=FIX
+        ) from error
     blocks = {match[1] for k in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", k))}
     return TextEncoderConfig(
         vocab_size=vocab_size,

@@ -85,7 +85,10 @@ def taehv_config_from_state_dict(
     """
     if not _is_taehv(state_dict):
         _check_wan(state_dict)
-        raise CheckpointError("These are the weights of the big video VAE, not of a light one")
+        raise CheckpointError(
+            "These are the weights of the big video VAE, not of a light one",
+            fix="use taew2_2, taew2_2_super or lighttaew2_2",
+        )
     wide = _is_wide(state_dict)
     firsts = ("decoder.0", "decoder.8.conv.3", "decoder.15.conv.3") if wide else _BASE_FIRSTS
     widths = [state_dict[f"{name}.weight"].shape[0] for name in firsts]
