@@ -59,7 +59,7 @@ class Placement:
         ranks = (self.transformer, *sharers)
         if not sharers or len(set(ranks)) < len(ranks):
             raise RequestError(
-                "To split the transformer takes two or more different devices",
+                "Splitting the transformer needs two or more different devices",
                 found=", ".join(map(str, ranks)),
                 fix="name them all, such as cuda:0,cuda:1",
             )

@@ -172,7 +172,9 @@ def clip_of_tensors(
     waveform = audio["waveform"]
     if len(waveform) != 1:
         raise RequestError(
-            "A clip has one sound", found=f"an AUDIO of {len(waveform)}", fix="connect one sound"
+            "A clip can have only one sound",
+            found=f"an AUDIO of {len(waveform)}",
+            fix="connect one sound",
         )
     return Clip(frames, fps, waveform[0].float().cpu(), int(audio["sample_rate"]), prompt)
 

@@ -58,9 +58,12 @@ class RunSettings:
     def __post_init__(self) -> None:
         least = min(self.max_steps, self.global_batch, self.micro_batch, self.save_every, self.keep)
         if least < 1 or self.log_every < 1:
-            raise RecipeError("Steps, batches and checkpoints are counted from 1", found=least)
-        if min(self.sample_every, self.milestone_every) < 0:
-            raise RecipeError("run.sample_every and run.milestone_every are numbers of steps")
+            raise RecipeError("Steps, batches and checkpoints must be at least 1", found=least)
+        every = min(self.sample_every, self.milestone_every)
+        if every < 0:
+            raise RecipeError(
+                "run.sample_every and run.milestone_every must not be negative", found=every
+            )
         unknown = [name for name in self.log_to if name not in SINKS]
         if unknown:
             raise RecipeError("Unknown log", found=unknown[0], fix=" or ".join(SINKS))
@@ -169,7 +172,9 @@ class SampleSettings:
 
     def __post_init__(self) -> None:
         if min(self.count, self.held_out) < 1:
-            raise RecipeError("Samples are counted from 1", fix="run.sample_every=0 makes none")
+            raise RecipeError(
+                "Numbers of samples must be at least 1", fix="run.sample_every=0 makes none"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +248,9 @@ class Recipe:
             raise RecipeError("model.teacher_weights=fp8 is for train-hpdmd", found=self.phase)
         for group, name in _NEEDED[self.phase]:
             if not getattr(getattr(self, group), name):
-                raise RecipeError(f"The phase {self.phase} needs {group}.{name}", fix="name it")
+                raise RecipeError(
+                    f"The phase {self.phase} needs {group}.{name}", fix="set it in the recipe"
+                )
 
     @property
     def plan(self) -> ClipPlan:

@@ -44,7 +44,7 @@ LONGEST_NAME = 120
 
 GIT_LFS = b"version https://git-lfs"
 DOWNLOAD_AGAIN = "download the file again"
-READABLE = "check that you may read the file, and the disk"
+READABLE = "check the permissions of the file, and the disk"
 
 
 @dataclass
@@ -78,7 +78,7 @@ def read_file(path: Path, *, ema: bool = True, critic: bool = False) -> WeightFi
         metadata = _settings(content)
     else:
         raise CheckpointError(
-            f"{path.name} has an ending that is not known for weights",
+            f"{path.name} does not end as files of weights do",
             fix=f"use one of {', '.join(SAFETENSORS + PICKLES)}",
         )
     tensors = take(content, path.name, ema=ema, critic=critic)
@@ -149,7 +149,7 @@ def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"Two tensors of the file are both called {short}",
                 found=name,
-                fix="use a file of one network, without what trainers wrap around it",
+                fix="use a file that holds one network",
             )
         plain[short] = tensor
     return plain

@@ -230,7 +230,7 @@ def _number(value: object, source: str) -> float | None:
 
 def _no_number(source: str, found: object) -> CheckpointError:
     return CheckpointError(
-        f"{source} holds an alpha that is no number", found=shortened(found), fix=DOWNLOAD_AGAIN
+        f"{source} holds an alpha that is not a number", found=shortened(found), fix=DOWNLOAD_AGAIN
     )
 
 
@@ -248,8 +248,8 @@ def _peft_settings(path: Path) -> dict[str, Any]:
         ) from error
     if unknown:
         raise CheckpointError(
-            "This kind of LoRA is not known here",
+            "This kind of LoRA is not supported",
             found=f"{', '.join(unknown)} in {path.name}",
-            fix="train one without, or merge it with PEFT",
+            fix="train one without that, or merge it with PEFT",
         )
     return found

@@ -85,7 +85,7 @@ def unify(tensors: dict[str, Tensor], source: str) -> tuple[str, ...]:
             problems.append(f"{name} in 8 bits without a scale")
     if problems:
         raise CheckpointError(
-            f"{source} is quantised in part, or in a way that is not known here",
+            f"{source} is quantised in part, or in a way that is not supported",
             found=some(problems),
             fix="use a file in bf16, or in scaled fp8 as `hallo-live convert --fp8` writes it",
         )

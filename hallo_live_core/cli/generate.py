@@ -208,7 +208,9 @@ def _requests(options: argparse.Namespace, script: Script | None) -> list[Reques
     prompt = options.prompt if script is None else str(script.first)
     if (prompt is None) == (options.csv is None):
         raise RequestError(
-            "Nothing to say, or two sources of it", fix="give either a PROMPT or --csv FILE"
+            "There must be one prompt, or one table of prompts",
+            found="neither" if prompt is None else "both",
+            fix="give either a PROMPT or --csv FILE",
         )
     length = Request().seconds if script is None else script.seconds
     height, width = options.size
@@ -229,10 +231,12 @@ def _requests(options: argparse.Namespace, script: Script | None) -> list[Reques
 
 def _check_list_output(options: argparse.Namespace) -> None:
     if options.live is not None:
-        raise RequestError("A live stream is one clip", fix="give either --csv or --live")
+        raise RequestError(
+            "A live stream holds one clip, not a list of them", fix="give either --csv or --live"
+        )
     if options.say or options.seconds == 0:
         raise RequestError(
-            "A stream without end, or one that is told what to say, is one clip",
+            "--say and --seconds 0 need a single prompt",
             fix="give a PROMPT instead of --csv",
         )
     if options.output is not None and options.output.suffix:

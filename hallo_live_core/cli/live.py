@@ -42,7 +42,7 @@ def check_live(target: str) -> None:
             raise MediaError(f"Cannot write {target}", fix="name a file in a folder that exists")
     elif sys.stdout.isatty():
         raise RequestError(
-            "The live stream is not for reading",
+            "A live stream cannot be shown in a terminal",
             found="standard output is a terminal",
             fix="pipe it into a player, for example: ... --live - | ffplay -",
         )

@@ -70,7 +70,7 @@ def placement(options: argparse.Namespace) -> Placement:
     first, *others = options.device.split(",")
     if others and options.split == SPLITS[0]:
         raise RequestError(
-            "Several devices, and nothing that shares work between them",
+            "Several devices are named, but not how they share the work",
             found=f"--device {options.device}",
             fix=f"add --split {SPLITS[1]}, or name one device",
         )

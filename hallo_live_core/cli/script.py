@@ -133,7 +133,7 @@ def _check_columns(file: Path, columns: Iterable[str]) -> None:
     unknown = sorted(set(columns) - set(COLUMNS))
     if unknown or not {"prompt", "speech"} & set(columns):
         raise RequestError(
-            f"{file} is no script",
+            f"{file} is not a script",
             found=", ".join(columns) or "no columns",
             fix=f"use the columns {', '.join(COLUMNS)}; prompt or speech may be missing",
         )
@@ -153,7 +153,7 @@ def _prompt(row: Mapping[str | None, str | None], scene: str | None) -> str:
         )
     if base is None:
         raise RequestError(
-            "There is no scene to say this in",
+            "There is no scene for this line",
             fix="give a PROMPT in the command, or a prompt in the first line",
         )
     return respeak(base, speech) if speech else base
@@ -167,5 +167,5 @@ def _seconds(row: Mapping[str | None, str | None]) -> float | None:
         return float(text)
     except ValueError:
         raise RequestError(
-            "The seconds are no number", found=shortened(text), fix="write them as 4 or 2.5"
+            "The seconds are not a number", found=shortened(text), fix="write them as 4 or 2.5"
         ) from None

@@ -66,7 +66,7 @@ class ByPriority:
         """
         if device.type != "cuda":
             raise RequestError(
-                "To decode beside the passes of one device takes a GPU",
+                "Decoding beside the passes on one device needs a GPU",
                 found=device,
                 fix="leave it off, or use cuda",
             )

@@ -52,13 +52,13 @@ def check_acceleration(
     _attention(how, device, sage=sage)
     if sage and how.attention != AUTO:
         raise RequestError(
-            "Two kernels are asked for one attention",
+            "Two attention kernels are chosen at once",
             found=f"{how.attention}, and attention in 8 bits",
             fix="choose one of them",
         )
     if device.type != "cuda" and (how.audio_beside or how.graphs):
         raise RequestError(
-            "A second stream and recorded passes take a GPU",
+            "A second stream and recorded passes need a GPU",
             found=device,
             fix="leave them off, or use cuda",
         )
@@ -70,7 +70,7 @@ def check_acceleration(
         )
     if split and (how.compile_blocks or how.audio_beside or how.graphs):
         raise RequestError(
-            "A split transformer can be neither compiled nor recorded, and has no second stream",
+            "A split transformer cannot be compiled, recorded or given a second stream",
             found=how,
             fix="leave these settings off, or use one device",
         )

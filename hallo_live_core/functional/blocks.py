@@ -171,13 +171,13 @@ class ClipPlan:
         fitting = [n for n in range(1, whole) if n * sound % whole == 0]
         if self.opening not in fitting or self.num_blocks < 2:
             raise RequestError(
-                "The short first block must leave a rest of the first whole block",
+                "A short first block of this length is not possible",
                 found=f"{self.opening} of {whole} video latents, {self.num_blocks} blocks",
                 fix=f"use one of {fitting}" if fitting else "use 0",
             )
         if self.slides:
             raise RequestError(
-                "A short first block is for clips that remember all of themselves",
+                "A short first block and a window exclude each other",
                 found=f"a window of {self.remembered.num_blocks} blocks",
                 fix="set opening_latents=0, or ask for a length and no window",
             )

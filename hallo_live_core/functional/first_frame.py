@@ -40,7 +40,7 @@ def fit_picture(picture: Tensor, height: int, width: int) -> Tensor:
         )
     x = _centre(picture, height, width)
     if x.is_floating_point() and not x.isfinite().all():
-        raise ShapeError("The picture has values that are no numbers", fix="choose another one")
+        raise ShapeError("The picture has values that are not numbers", fix="choose another one")
     x = x.float() if x.is_floating_point() else x.float().div_(LARGEST_BYTE)
     x = _on_white(x).movedim(-1, 0)
     if x.shape[1:] != (height, width):
@@ -54,7 +54,7 @@ def check_first_frame(latent: Tensor, size: tuple[int, int, int]) -> None:
     """A first frame must be one video latent of `size`, (c, h, w): [b, 1, c, h, w].
 
     Raises:
-        ShapeError: it is not, or has values that are no numbers.
+        ShapeError: it is not, or has values that are not numbers.
     """
     channels, height, width = size
     if latent.ndim != LATENT_AXES or latent.shape[1:3] != (1, channels):
@@ -70,7 +70,7 @@ def check_first_frame(latent: Tensor, size: tuple[int, int, int]) -> None:
             fix="encode the picture at the clip's height and width",
         )
     if not latent.isfinite().all():
-        raise ShapeError("The first frame has values that are no numbers", fix="encode it anew")
+        raise ShapeError("The first frame has values that are not numbers", fix="encode it again")
 
 
 def start_with(first_frame: Tensor | None, video: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def _check_positions(request: Request, plan: ClipPlan, rope_rows: int) -> None:
         )
     if positions > rope_rows:
         raise RequestError(
-            "The window is more than the transformer has positions for",
+            "The window is longer than the transformer has positions for",
             found=f"{held.num_blocks} blocks",
             fix=f"remember at most {longest} blocks; the model was trained with {TRAINED_BLOCKS}",
         )
@@ -109,7 +109,7 @@ def _check_size(name: str, pixels: int, rope_rows: int) -> None:
     largest = SIZE_STEP * rope_rows
     if pixels > largest:
         raise RequestError(
-            f"The {name} is more than the transformer has positions for",
+            f"The {name} is larger than the transformer has positions for",
             found=f"{pixels} pixels",
             fix=f"use at most {largest}",
         )

@@ -50,9 +50,9 @@ class ScriptLine:
             return
         if not (isinstance(self.seconds, numbers.Real) and 0 < self.seconds <= MAX_SECONDS):
             raise RequestError(
-                f"A line lasts longer than 0 and at most {MAX_SECONDS} seconds",
+                f"A line must last longer than 0 and at most {MAX_SECONDS} seconds",
                 found=shortened(self.seconds),
-                fix="give its seconds, such as 5, or leave them away in the last line",
+                fix="give its seconds, such as 5, or leave them out in the last line",
             )
 
     @property

@@ -26,7 +26,7 @@ class Window:
             raise RequestError("A window has at least one block", found=self.blocks, fix="use 5")
         if not 0 <= self.sink < self.blocks:
             raise RequestError(
-                "The first blocks that stay leave no place for the block in work",
+                "The blocks that always stay leave no room in the window for the current one",
                 found=f"{self.sink} of {self.blocks}",
                 fix=f"let 0 to {self.blocks - 1} stay",
             )

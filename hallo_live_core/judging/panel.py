@@ -58,7 +58,7 @@ def load_judges(
         raise CheckpointError(
             f"Files of judges are missing in {' and '.join(map(str, folders))}",
             found=catalog.missing_list(missing),
-            fix="download them into it (folders in a name belong to it), or ask other judges",
+            fix="download them there, with the folders in their names, or choose other judges",
         )
     judges: list[Reward] = []
     for name in wanted:
@@ -82,9 +82,9 @@ def check_names(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in JUDGES]
     if unknown or not names:
         raise RequestError(
-            "Unknown judge" if unknown else "No judge was asked",
+            "Unknown judge" if unknown else "No judge is chosen",
             found=", ".join(unknown) or None,
-            fix=f"ask one or more of {', '.join(JUDGES)}",
+            fix=f"choose one or more of {', '.join(JUDGES)}",
         )
 
 

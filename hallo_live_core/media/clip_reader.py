@@ -32,7 +32,7 @@ ALMOST_HALF = 0.45
 TIME_NOISE = 1e-3
 """Seconds by which a frame may appear late in a file with coarse time stamps."""
 
-ANOTHER_FILE = "choose another file, or convert this one to MP4 anew"
+ANOTHER_FILE = "choose another file, or convert this one to MP4"
 
 DEFAULT_RATE = 16_000
 """Hz, for clips without sound."""

@@ -56,7 +56,7 @@ def read_picture(path: str | Path) -> Tensor:
         raise MediaError(
             f"{path.name} cannot be read as a picture",
             found=error,
-            fix="open it in a program for pictures and save it anew, or choose another one",
+            fix="save it again with an image editor, or choose another one",
         ) from error
 
 

@@ -40,7 +40,7 @@ class CudaRecorder:
         """Raises RequestError where there are no CUDA graphs."""
         if device.type != "cuda":
             raise RequestError(
-                "Recorded passes take a GPU", found=device, fix="leave graphs off, or use cuda"
+                "Recorded passes need a GPU", found=device, fix="leave graphs off, or use cuda"
             )
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()

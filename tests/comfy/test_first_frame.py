@@ -144,7 +144,7 @@ def test_best_of_takes_a_first_frame_too(server):
     [
         (made(batch=3), "first_frame takes one picture. Found: 3"),
         (made(channels=1), "must be RGB or RGBA"),
-        (made(fill=0.0), "no numbers"),
+        (made(fill=0.0), "not numbers"),
     ],
     ids=["several", "one channel", "not a number"],
 )

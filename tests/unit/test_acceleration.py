@@ -68,7 +68,7 @@ def test_ranks_of_a_split_transformer_choose_their_own_kernels():
 
 @pytest.mark.parametrize("setting", ["audio_beside", "graphs"])
 def test_what_takes_a_gpu_is_refused_without_one(setting):
-    with pytest.raises(RequestError, match="take a GPU"):
+    with pytest.raises(RequestError, match="need a GPU"):
         check_acceleration(Acceleration(**{setting: True}), CPU, split=False)
 
 

@@ -119,7 +119,7 @@ def test_a_clip_without_a_face_has_no_score_but_a_reason(score, clip, judges, tm
     [
         (["nowhere.mp4"], "There is no file nowhere.mp4"),
         ([__file__], "cannot be read as a video"),
-        (["CLIP", "--judges", "taste"], "Unknown judge. Found: taste. Fix: ask one or more"),
+        (["CLIP", "--judges", "taste"], "Unknown judge. Found: taste. Fix: choose one or more"),
         (["CLIP", "--device", "toaster"], "Unknown device"),
         (["FOLDER"], "There are no clips in"),
     ],

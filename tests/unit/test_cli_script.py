@@ -53,11 +53,11 @@ def test_words_alone_are_said_in_the_scene_of_the_command(tmp_path):
     [
         ("", "no columns"),
         ("text,seconds\na,1\n", "found text, seconds|text, seconds"),
-        ("seconds\n1\n", "no script"),
+        ("seconds\n1\n", "not a script"),
         ("prompt,seconds\n", "1 to 1000 lines"),
-        ("prompt,seconds\na,1\nb,soon\n", "line 3: The seconds are no number"),
-        ("prompt,seconds\na,-1\n", "line 2: A line lasts"),
-        ("prompt,seconds\na,nan\n", "line 2: A line lasts"),
+        ("prompt,seconds\na,1\nb,soon\n", "line 3: The seconds are not a number"),
+        ("prompt,seconds\na,-1\n", "line 2: A line must last"),
+        ("prompt,seconds\na,nan\n", "line 2: A line must last"),
         ("prompt,seconds\na,\nb,2\n", "line 1 has no seconds"),
         ("prompt,seconds\n,2\n", "line 2: The line has neither"),
         ("prompt,seconds\na,1,2\n", "line 2: The line has not as many"),
@@ -113,7 +113,7 @@ def test_a_list_of_clips_has_an_end_and_is_not_talked_to(options, tmp_path, caps
     (tmp_path / "prompts.csv").write_text("text_prompt\na\n")
     out = ["--csv", str(tmp_path / "prompts.csv"), *options[:-1], str(tmp_path)]
     assert main(["generate", *out, *more]) != 0
-    assert "is one clip" in capsys.readouterr().err
+    assert "need a single prompt" in capsys.readouterr().err
 
 
 def test_a_stream_without_end_says_what_it_is_told_and_ends_whole_with_ctrl_c(options, tmp_path):

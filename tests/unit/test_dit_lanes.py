@@ -91,5 +91,5 @@ def test_every_layer_ends_where_it_began():
 
 
 def test_without_a_gpu_it_is_refused():
-    with pytest.raises(RequestError, match="takes a GPU"):
+    with pytest.raises(RequestError, match="needs a GPU"):
         SideStream(CPU)

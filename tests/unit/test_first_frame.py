@@ -162,7 +162,7 @@ def test_zero_is_told_for_it_even_where_history_is_told_another_timestep():
         (torch.zeros(*SIZE), "one latent of 3 channels"),
         (torch.zeros(1, 1, 3, 6, 4), "6 x 4 instead of 4 x 6"),
         (torch.zeros(2, 1, *SIZE), "2 and 1"),
-        (torch.full((1, 1, *SIZE), float("nan")), "no numbers"),
+        (torch.full((1, 1, *SIZE), float("nan")), "not numbers"),
     ],
     ids=["two latents", "another model's", "no batch", "turned", "too many", "not a number"],
 )

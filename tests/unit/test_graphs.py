@@ -207,7 +207,7 @@ def test_a_second_clip_ends_the_first():
 
 
 def test_without_a_gpu_there_are_no_recordings():
-    with pytest.raises(RequestError, match="take a GPU"):
+    with pytest.raises(RequestError, match="need a GPU"):
         GraphedTransformer(tiny_dit(), CPU)
 
 

@@ -60,5 +60,5 @@ def test_what_counts_something_must_be_a_whole_number(name, value):
 @pytest.mark.parametrize("name", SIDES)
 def test_a_picture_beyond_the_rotary_tables_is_refused_by_its_side(name):
     assert plan_request(Request(**{name: 32 * 1024}), rope_rows=1024)
-    with pytest.raises(RequestError, match=f"The {name} is more than .* use at most 32768"):
+    with pytest.raises(RequestError, match=f"The {name} is larger than .* use at most 32768"):
         plan_request(Request(**{name: 32 * 1025}), rope_rows=1024)

@@ -211,7 +211,7 @@ def test_alpha_is_found_in_the_header_or_in_the_settings_beside_the_file(tmp_pat
         ('{"lora_alpha": 8, "use_dora": true}', "use_dora"),
         ('{"lora_alpha": 8, "use_rslora": true}', "use_rslora"),
         ('{"lora_alpha": 8, "alpha_pattern": {"a": 1}}', "alpha_pattern"),
-        ('{"lora_alpha": "much"}', "no number"),
+        ('{"lora_alpha": "much"}', "not a number"),
         ("{", "cannot be understood"),
         ("{}", "cannot be understood"),
     ],
@@ -237,8 +237,8 @@ def test_settings_that_ask_for_another_formula_are_refused(tmp_path, halves, con
         ({"video_model.blocks.0.ffn.0.lora_up.weight": torch.ones(1, 1)}, "without its lower half"),
         ({f"{PUBLISHED[0]}.lora_A.weight": torch.ones(3, 5)}, "do not fit together"),
         ({f"{PUBLISHED[0]}.lora_A.weight": torch.ones(4)}, "do not fit together"),
-        ({f"{PUBLISHED[0]}.alpha": torch.ones(2)}, "alpha that is no number"),
-        ({f"{PUBLISHED[0]}.alpha": torch.tensor(torch.inf)}, "alpha that is no number"),
+        ({f"{PUBLISHED[0]}.alpha": torch.ones(2)}, "alpha that is not a number"),
+        ({f"{PUBLISHED[0]}.alpha": torch.tensor(torch.inf)}, "alpha that is not a number"),
     ],
 )
 def test_what_is_unknown_or_incomplete_is_refused_by_name(halves, extra, found):

@@ -48,7 +48,7 @@ def test_sound_that_does_not_divide_with_the_picture_is_refused():
 
 
 def test_a_window_and_an_opening_are_refused_together():
-    with pytest.raises(RequestError, match="remember all of themselves"):
+    with pytest.raises(RequestError, match="exclude each other"):
         plan_request(replace(REQUEST, seconds=0))
 
 

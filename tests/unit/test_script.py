@@ -34,7 +34,7 @@ def test_a_script_whose_lines_all_end_has_a_length():
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5", 10**9])
 def test_a_line_of_no_length_is_refused(seconds):
-    with pytest.raises(RequestError, match="A line lasts"):
+    with pytest.raises(RequestError, match="A line must last"):
         ScriptLine("a", seconds)
 
 

@@ -27,7 +27,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path):
         ({"run": {"max_steps": "many"}}, "run.max_steps must be a whole number"),
         ({"run": {"max_steps": 2.5}}, "run.max_steps must be a whole number"),
         ({"run": {"cpu": 1}}, "run.cpu must be true or false"),
-        ({"run": {"max_steps": 0}}, "counted from 1"),
+        ({"run": {"max_steps": 0}}, "must be at least 1"),
         ({"phase": "train-everything"}, "phase must be one of encode-prompts"),
         ({"optimizer": {"betas": [0.9]}}, "optimizer.betas must be 2 values"),
         ({"rollout": {"history_gradient": "both"}}, "must be one of detached"),

@@ -76,7 +76,7 @@ def test_straight_through_a_gradient_reaches_blocks_that_have_moved_up():
 def test_settings_of_a_window_are_checked():
     assert RolloutSettings().window is None
     assert RolloutSettings(window_blocks=3, sink_blocks=2).window == Window(3, 2)
-    with pytest.raises(RequestError, match="leave no place"):
+    with pytest.raises(RequestError, match="leave no room"):
         _ = RolloutSettings(window_blocks=1).window
 
 

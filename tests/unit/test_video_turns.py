@@ -155,7 +155,7 @@ def test_in_order_nothing_changes():
 
 
 def test_streams_take_a_gpu():
-    with pytest.raises(RequestError, match="takes a GPU"):
+    with pytest.raises(RequestError, match="needs a GPU"):
         ByPriority(torch.device("cpu"))
 
 

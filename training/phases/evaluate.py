@@ -68,7 +68,7 @@ def evaluate(recipe: Recipe, processes: Processes, students: Sequence[str] = ())
         PromptError, DataError: no prompts, or prompts without embeddings.
     """
     if processes.sharded:
-        raise RecipeError("evaluate uses whole networks", fix="set parallel.shard=no")
+        raise RecipeError("evaluate cannot use sharded networks", fix="set parallel.shard=no")
     folder = Path(recipe.run.folder)
     prompts = read_prompts(Path(recipe.data.prompts))
     decoder_files(Path(recipe.model.decoders))
@@ -118,7 +118,9 @@ def find_candidates(paths: Sequence[str], kinds: Sequence[Weights]) -> list[Cand
         }
         present: list[Weights] = [kind for kind in kinds if has[kind]]
         if not present:
-            raise CheckpointError(f"{source} has no average yet", fix="evaluation.weights=[raw]")
+            raise CheckpointError(
+                f"{source} has no average yet", fix="set evaluation.weights=[raw]"
+            )
         label = f"{run.resolve().name}-{source.name}"
         found += [Candidate(f"{label}-{kind}", source, kind) for kind in present]
     return _told_apart(found)
