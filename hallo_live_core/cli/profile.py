@@ -23,7 +23,7 @@ def add_profile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--light",
         action="store_true",
-        help=f"--fp8-weights --fp8-cache --decoder {DECODERS[1]}; with --text-device cpu it fits 24 GB",
+        help=f"--fp8-weights --fp8-cache --decoder {DECODERS[1]}; for 24 GB add --text-device cpu",
     )
 
 
