@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..hallo_live_core import Request, Take, rank_takes, read_clip, take_table
+from ..hallo_live_core import Take, rank_takes, read_clip, take_table
 from . import host, host_media
 from .first_frame import first_frame_input, with_first_frame
 from .judges import JudgeReport, Judges, LoadedJudges, score_takes
@@ -16,6 +16,7 @@ from .room import ready
 from .run import as_audio, as_images, engine_of
 from .sample import check_settings, rare_sampling_inputs, sampling_inputs, with_end
 from .score import PROMPT_TOOLTIP
+from .sizes import request_of, size_input
 from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Vae
 from .takes import TakeMaker
 
@@ -55,6 +56,7 @@ class HalloLiveBestOf(io.ComfyNode):
                 ),
                 *rare_sampling_inputs(),
                 first_frame_input(),
+                size_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="best", tooltip="The best take; for Save Video."),
@@ -96,7 +98,7 @@ class HalloLiveBestOf(io.ComfyNode):
         first_frame: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        request = with_first_frame(with_end(Request(**settings)), first_frame, vae)
+        request = with_first_frame(with_end(request_of(settings)), first_frame, vae)
         engine = engine_of(model=model, vae=vae)
         text = read_conditioning(positive, model.patcher.model.config.video.text_dim)
         maker = TakeMaker(engine, text, cls.hidden, judges.judges if drop_early else None)

@@ -57,10 +57,15 @@ def known(target: type, **wanted: Any) -> dict[str, Any]:
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def list_files(kinds: Iterable[str], *, wanted: str) -> list[str]:
-    """Names of the files in these model folders; if there is none, one entry that asks for it."""
-    names = [name for kind in kinds for name in folder_paths.get_filename_list(kind)]
-    return names or [f"(put {wanted} into models/{next(iter(kinds))})"]
+def list_files(kinds: Iterable[str], *, wanted: str, usual: str, none: str = "") -> list[str]:
+    """Names of the files in these model folders; if there is none, one entry that asks for it.
+
+    usual: a part of the names that such files usually have, in small letters. Those come first,
+    because a new node takes the first. none: the choice that needs no file; it comes next.
+    """
+    files = [name for kind in kinds for name in folder_paths.get_filename_list(kind)]
+    names = sorted([none, *files] if none else files, key=lambda name: usual not in name.lower())
+    return names if files else [*names, f"(put {wanted} into models/{next(iter(kinds))})"]
 
 
 def find_file(kinds: Iterable[str], name: str, *, wanted: str) -> Path:

@@ -73,7 +73,7 @@ class HalloLiveModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=host.list_files(TRANSFORMERS, wanted=WANTED_TRANSFORMER),
+                    options=host.list_files(TRANSFORMERS, wanted=WANTED_TRANSFORMER, usual="hallo"),
                     tooltip="A Hallo-Live file in models/diffusion_models (23 GB in bf16).",
                 ),
                 io.Combo.Input(
@@ -179,7 +179,7 @@ class HalloLiveVAELoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "video_vae",
-                    options=host.list_files(DECODERS, wanted=WANTED_VIDEO),
+                    options=host.list_files(DECODERS, wanted=WANTED_VIDEO, usual="wan2.2"),
                     tooltip=(
                         "Wan2.2 VAE (models/vae) for full quality, or taew2_2 (models/vae_approx): "
                         "200 times less work, softer picture."
@@ -187,13 +187,14 @@ class HalloLiveVAELoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "audio_vae",
-                    options=host.list_files(DECODERS[:1], wanted=WANTED_AUDIO),
+                    options=host.list_files(DECODERS[:1], wanted=WANTED_AUDIO, usual="v1-16"),
                     tooltip="MMAudio 16 kHz VAE: v1-16, or ComfyUI's merged MMAudio file.",
                 ),
                 io.Combo.Input(
                     "vocoder",
-                    options=[MERGED, *host.list_files(DECODERS[:1], wanted=WANTED_VOCODER)],
-                    default=MERGED,
+                    options=host.list_files(
+                        DECODERS[:1], wanted=WANTED_VOCODER, usual="netg", none=MERGED
+                    ),
                     tooltip="BigVGAN 16 kHz: best_netG. Not needed with a merged MMAudio file.",
                 ),
                 device_input(
@@ -240,7 +241,7 @@ class HalloLiveTextEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
-                    options=host.list_files(TEXT_ENCODERS, wanted=WANTED_TEXT),
+                    options=host.list_files(TEXT_ENCODERS, wanted=WANTED_TEXT, usual="umt5"),
                     tooltip=(
                         "models_t5_umt5-xxl-enc-bf16 in models/text_encoders, and spiece.model "
                         "in the same folder (or in google/umt5-xxl inside it)."

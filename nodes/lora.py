@@ -31,7 +31,7 @@ class HalloLiveLora(io.ComfyNode):
                 Model.Input("model", tooltip="From Hallo-Live Model Loader, or another LoRA."),
                 io.Combo.Input(
                     "lora_name",
-                    options=host.list_files(LORAS, wanted=WANTED),
+                    options=host.list_files(LORAS, wanted=WANTED, usual="hallo"),
                     tooltip="A LoRA of Hallo-Live or Ovi in models/loras.",
                 ),
                 io.Float.Input(

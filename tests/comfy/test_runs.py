@@ -350,3 +350,12 @@ def test_core_text_encode_works_too(server, two_steps):
     graph[TEXT] = {"class_type": "CLIPTextEncode", "inputs": {"clip": [CLIP, 0], "text": "hi"}}
     (video,) = saved_latents(server, graph, 0)
     assert video.isfinite().all()
+
+
+def test_new_loaders_take_files_that_fit(server, streaming):
+    for number in (MODEL, CLIP, VAE):
+        node = streaming[number]
+        info = server.get(f"/object_info/{node['class_type']}")[node["class_type"]]["input"]
+        for name, (_, options) in (info["required"] | info.get("optional", {})).items():
+            node["inputs"][name] = options.get("default", options["options"][0])
+    server.run(streaming)

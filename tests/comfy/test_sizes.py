@@ -6,6 +6,12 @@ from safetensors.torch import load_file
 from .graphs import CLIP, MODEL, SAMPLER, TEXT, tiny, with_inputs
 
 
+def test_every_sampler_has_the_list(server):
+    for node in ("HalloLiveStreamSampler", "HalloLiveSampler", "HalloLiveBestOf"):
+        inputs = server.get(f"/object_info/{node}")[node]["input"]["optional"]
+        assert "448 x 1152" in inputs["size"][1]["options"]
+
+
 @pytest.mark.parametrize(
     ("size", "rows", "columns"), [("448 x 1152", 72, 28), ("width and height", 4, 4)]
 )
