@@ -207,9 +207,11 @@ def _encode(recipe: Recipe, processes: Processes) -> None:
 
 
 def _pairs(recipe: Recipe, processes: Processes) -> None:
+    from .judging import open_judges
     from .phases.pairs import make_pairs
 
-    _say_written(make_pairs(recipe, processes), "trajectories", recipe.data.pairs, processes)
+    count = make_pairs(recipe, processes, open_judges(recipe, processes))
+    _say_written(count, "trajectories", recipe.data.pairs, processes)
 
 
 def _say_written(count: int, what: str, folder: str, processes: Processes) -> None:

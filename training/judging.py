@@ -25,7 +25,7 @@ PANEL = {"videoalign": "video", "audiobox": "audio", "sync": "sync"}
 
 
 class DecodingJudge:
-    """Decodes clips and asks judges about picture and sound; see `phases.distill.LatentJudge`.
+    """Decodes clips and asks judges about picture and sound; see `phases.batches.LatentJudge`.
 
     decoders: an engine that needs no more than its decoders. judges: by the names of the recipe.
     """
@@ -56,21 +56,26 @@ class DecodingJudge:
 
 
 def open_judges(recipe: Recipe, processes: Processes) -> DecodingJudge | None:
-    """What the recipe's rewards need; None where it has none.
+    """What the recipe's rewards need, or its trajectories; None where it asks for no judge.
 
     Raises:
         RecipeError: a judge that does not exist, or no folder with its files.
         CheckpointError: files are missing or damaged.
     """
-    if recipe.rewards is None:
-        return None
-    names = list(recipe.rewards.judges)
+    if recipe.phase == "make-ode-pairs":
+        where, names = "pairs.judges", list(recipe.pairs.judges)
+        if not names:
+            return None
+    else:
+        if recipe.rewards is None:
+            return None
+        where, names = "rewards.judges", list(recipe.rewards.judges)
     unknown = [name for name in names if name not in PANEL]
     if unknown or not names:
         raise RecipeError(
             "There is no such judge" if unknown else "The recipe's rewards name no judge",
             found=", ".join(unknown) or None,
-            fix=f"use some of {', '.join(PANEL)} in rewards.judges",
+            fix=f"use some of {', '.join(PANEL)} in {where}",
         )
     if not recipe.model.decoders or not recipe.model.judges:
         raise RecipeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -93,6 +93,7 @@ class DataSettings:
     """prompts: CSV. The rest are folders of shards; `pairs` may be the reference's LMDB.
 
     held_out: pairs that nothing learns from; stage 1 is measured by them with its samples.
+    least_scores: by judge; trajectories that were scored lower, or not at all, are left out.
     verify: compare checksums before the run, which reads everything. skip: file of keys, one a
     line, that training leaves out; of prompts in stage 2. samples_per_shard: of what is written.
     """
@@ -105,6 +106,7 @@ class DataSettings:
     skip: str = ""
     verify: bool = False
     samples_per_shard: int = 64
+    least_scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,13 @@ class PairSettings:
 
     one_seed: all prompts from the recipe's seed, as the reference does; else a seed per prompt.
     correlated_noise: sound starts from the picture's noise, as in the reference.
+    judges: score the end of every trajectory, for `data.least_scores`.
     """
 
     repeats: int = 1
     one_seed: bool = False
     correlated_noise: bool = False
+    judges: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -242,6 +246,8 @@ class Recipe:
             raise RecipeError(
                 "With adapters nothing else learns", fix="choose layers by adapters.targets"
             )
+        if self.data.least_scores and self.phase != "train-ode":
+            raise RecipeError("data.least_scores chooses pairs for train-ode", found=self.phase)
         if self.data.held_out and self.phase != "train-ode":
             raise RecipeError("data.held_out measures train-ode only", found=self.phase)
         if self.model.teacher_weights == "fp8" and self.phase != "train-hpdmd":

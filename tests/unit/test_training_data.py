@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 
 from hallo_live_core.errors import CheckpointError, HalloLiveError, PromptError
-from training.config_reader import build
+from training.config_reader import RecipeError, build
 from training.data.embeddings import TextStore, unpadded
 from training.data.lmdb_layout import LmdbPairs, write_lmdb
 from training.data.ode_pairs import ClipSize, open_pairs
@@ -16,9 +17,10 @@ from training.data.prompts import prompt_key, read_prompts
 from training.data.sampler import EndlessOrder
 from training.data.shards import DataError, ShardStore, ShardWriter, finished_keys
 from training.parallel import Processes
-from training.phases.batches import prompts_of
+from training.phases.batches import Batches, prompts_of
 from training.phases.distill import Distillation
 from training.phases.ode_init import ODEInit
+from training.phases.pairs import make_pairs
 from training.recipe import Recipe
 
 from ..training_world import CONFIG, PROMPTS, SIZE, STEPS, recipe_values, write_pairs, write_world
@@ -146,6 +148,41 @@ def test_a_student_of_other_steps_learns_from_trajectories_of_as_many_states(wor
     recipe = build(Recipe, recipe_values(world, "train-ode", **groups))
     ODEInit(recipe, Processes(recipe.parallel, cpu=True))
     assert "does not fit" in refused(world, "train-ode", DataError, data=groups["data"])
+
+
+class Taste:
+    """Likes long prompts, and cannot judge one clip."""
+
+    def score(self, clips, prompts):
+        values = [math.nan if p == PROMPTS[0] else float(len(p)) for p in prompts]
+        return {"taste": torch.tensor(values)}
+
+
+@pytest.fixture(scope="module")
+def scored(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    sampling = {"num_steps": 9, "skip_layer": None}
+    groups = {"data": {"pairs": str(folder)}, "sampling": sampling}
+    recipe = build(Recipe, recipe_values(world, "make-ode-pairs", **groups))
+    make_pairs(recipe, Processes(recipe.parallel, cpu=True, learns=False), Taste())
+    return folder
+
+
+def test_stage_1_leaves_out_trajectories_that_judges_like_less(world, scored):
+    lengths = sorted(len(p) for p in PROMPTS[1:])
+    data = {"pairs": str(scored), "least_scores": {"taste": lengths[2]}}
+    recipe = build(Recipe, recipe_values(world, "train-ode", data=data))
+    pairs = open_pairs(scored, SIZE, CONFIG, steps=STEPS)
+    batches = Batches(pairs, recipe, Processes(recipe.parallel, cpu=True))
+    kept = {str(pairs.info(batches._order[i])["prompt"]) for i in range(len(PROMPTS))}
+    assert kept == {p for p in PROMPTS[1:] if len(p) >= lengths[2]}
+
+
+def test_a_limit_for_scores_that_no_judge_has_given_is_refused(world, scored):
+    data = {"pairs": str(scored), "least_scores": {"sync": 3.0}}
+    assert "No sample has a score of 'sync'" in refused(world, "train-ode", DataError, data=data)
+    with pytest.raises(RecipeError, match="train-ode"):
+        build(Recipe, recipe_values(world, "train-hpdmd", data=data))
 
 
 def test_stage_2_leaves_out_prompts_of_the_skip_list(world, tmp_path):

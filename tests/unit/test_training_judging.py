@@ -71,3 +71,10 @@ def test_judges_whose_files_are_missing_are_named_before_the_run(tmp_path, tiny_
     with pytest.raises(CheckpointError, match="Files of judges are missing"):
         open_judges(build(Recipe, values), SimpleNamespace(device=CPU))
     assert open_judges(build(Recipe, recipe_values(tmp_path, "train-hpdmd")), None) is None
+
+
+def test_judges_of_trajectories_are_opened_by_the_same_rules(tmp_path):
+    values = recipe_values(tmp_path, "make-ode-pairs", pairs={"judges": ["taste"]})
+    with pytest.raises(RecipeError, match=r"no such judge.*taste.*pairs\.judges"):
+        open_judges(build(Recipe, values), SimpleNamespace(device=CPU))
+    assert open_judges(build(Recipe, recipe_values(tmp_path, "make-ode-pairs")), None) is None

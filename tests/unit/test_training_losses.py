@@ -273,6 +273,16 @@ def test_no_clip_can_take_over():
     assert (found.audio == 1).all()
 
 
+def test_scores_may_enter_as_they_are():
+    scores = {"sync": torch.tensor([0.5, math.nan, -1.0])}
+    settings = RewardSettings(judges={"sync": "both"}, beta=0.5, normalise=False)
+    scales, _ = weigh(scores, settings, {})
+    expected = torch.tensor([0.25, 0.0, -0.5], dtype=torch.float64).exp()
+    torch.testing.assert_close(scales.video.double(), expected)
+    with pytest.raises(RequestError, match="normalises"):
+        RewardSettings(mode="reference", normalise=False)
+
+
 def test_with_a_history_one_clip_a_step_can_be_better_than_those_before():
     settings, histories = RewardSettings(judges={"taste": "audio"}), {}
     for value in (1.0, 2.0, 3.0):

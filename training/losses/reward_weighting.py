@@ -43,6 +43,7 @@ class RewardSettings:
     beta: sharpness. judges: which streams each one speaks for.
     history: robust mode compares with all scores so far, not only with those of this step, which
     say nothing where a step has one clip.
+    normalise: robust mode without it takes scores as they are, less nothing and divided by nothing.
     mean_one: robust mode divides the factors by their mean, so that losses keep their size.
     weigh: whose loss the factors multiply. "student" is the research code's way: clips count more
     or less, which changes nothing where the student makes what the teacher makes. "critic": robust
@@ -55,6 +56,7 @@ class RewardSettings:
     judges: Mapping[str, Stream] = field(default_factory=lambda: dict(REFERENCE_JUDGES))
     max_exponent: float = MAX_EXPONENT
     history: bool = True
+    normalise: bool = True
     mean_one: bool = False
     weigh: Literal["student", "critic"] = "student"
 
@@ -66,6 +68,8 @@ class RewardSettings:
                 found=self.judges[wrong[0]],
                 fix="use video, audio or both",
             )
+        if self.mode == "reference" and not self.normalise:
+            raise RequestError("The reference's formula normalises", fix="use mode: robust")
         if self.mode == "reference" and self.weigh != "student":
             raise RequestError(
                 "The reference's formula weighs the student's loss", fix="use mode: robust"
@@ -122,7 +126,7 @@ def _robust(
         values = scores[name] if scores[name].ndim == 1 else scores[name].sum(dim=1)
         updated[name] = histories.get(name, RunningStatistics()).updated(values)
         z = robust_z(values, updated[name] if settings.history else None)
-        sums[stream] = sums[stream] + z
+        sums[stream] = sums[stream] + (z if settings.normalise else values.nan_to_num(0.0))
     scales = robust_scales(
         beta=settings.beta,
         sync_z=sums["both"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from hallo_live_core.functional.noise import ClipShape
 from hallo_live_core.models.dit import DualStreamDiT
@@ -23,12 +25,20 @@ from ..trainer import MicroBatch
 from ..types import Latents
 
 
+class LatentJudge(Protocol):
+    """Scores clips from their latents."""
+
+    def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Values [b] by judge, higher is better, NaN where a judge could not tell."""
+        ...
+
+
 class Batches:
     """Reads samples in the run's order; the next micro-batch is read while this one is used."""
 
     def __init__(self, samples: Samples, recipe: Recipe, processes: Processes) -> None:
         self._samples, self._processes = samples, processes
-        skip = read_skip_list(recipe.data.skip)
+        skip = read_skip_list(recipe.data.skip) | unliked(samples, recipe.data.least_scores)
         self._order = EndlessOrder(samples.keys, seed=recipe.run.seed, skip=skip)
         self._reader = ThreadPoolExecutor(1)
         self._step = recipe.run.micro_batch * processes.count
@@ -66,6 +76,24 @@ def read_skip_list(path: str) -> set[str]:
         return set(Path(path).read_text(encoding="utf-8").split())
     except OSError as error:
         raise DataError(f"There is no list of samples to skip at {path}", found=error) from error
+
+
+def unliked(samples: Samples, least: Mapping[str, float]) -> set[str]:
+    """Keys of samples that a judge has scored lower than it should, or not at all.
+
+    Raises:
+        DataError: no sample has been scored by one of the judges.
+    """
+    found: set[str] = set()
+    for judge, value in least.items():
+        scores = {key: samples.info(key).get("scores", {}).get(judge) for key in samples.keys}
+        if all(score is None for score in scores.values()):
+            raise DataError(
+                f"No sample has a score of {judge!r}",
+                fix="make the pairs with pairs.judges, or remove data.least_scores",
+            )
+        found |= {key for key, score in scores.items() if score is None or score < value}
+    return found
 
 
 def to_device(text: TextContext, processes: Processes) -> TextContext:

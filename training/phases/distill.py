@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,19 +30,11 @@ from ..rollout import RolloutShape
 from ..steps import LoopSettings, plan_iteration
 from ..trainer import MicroBatch
 from ..types import Latents, Prompts
-from .batches import clip_shape, draws_of, open_text, read_skip_list, to_device
+from .batches import LatentJudge, clip_shape, draws_of, open_text, read_skip_list, to_device
 from .networks import CRITIC, STUDENT, FrozenNetworks, check_own_teacher, load_teacher, make_learner
 
 EVENTS = {"update_generator": "update_student"}
 """What the order of the loop calls otherwise."""
-
-
-class LatentJudge(Protocol):
-    """Scores clips from their latents."""
-
-    def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Values [b] by judge, higher is better, NaN where a judge could not tell."""
-        ...
 
 
 class Distillation:

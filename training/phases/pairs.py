@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +24,16 @@ from ..ode_sampling import sample_trajectory, states_near
 from ..parallel import Processes
 from ..recipe import Recipe
 from ..types import Latents
-from .batches import clip_shape, open_text, to_device
+from .batches import LatentJudge, clip_shape, open_text, to_device
 from .networks import load_frozen
 
 KEY_BASE = 16
 
 
-def make_pairs(recipe: Recipe, processes: Processes) -> int:
+def make_pairs(recipe: Recipe, processes: Processes, judge: LatentJudge | None = None) -> int:
     """Write the trajectories that are missing in `data.pairs`; returns how many this process wrote.
 
+    judge: scores where they end; each trajectory's info then has its `scores`.
     Prompts are those of `data.prompts`, without it all that have an embedding. Every process takes
     its share of what is missing, so a run that was cut goes on where it was, on any number.
     """
@@ -51,11 +55,30 @@ def make_pairs(recipe: Recipe, processes: Processes) -> int:
         for start in tqdm(starts, "make-ode-pairs", disable=not processes.is_main, leave=False):
             batch = mine[start : start + recipe.run.micro_batch]
             states = trajectories(teacher, text, batch, recipe, processes)
+            scores = _scores(judge, states, batch, processes)
             for i, (prompt, seed) in enumerate(batch):
                 tensors = {VIDEO: states.video[i], AUDIO: states.audio[i]}
-                info = {"prompt": prompt, "seed": seed}
+                info = {"prompt": prompt, "seed": seed, **scores[i]}
                 writer.add(pair_key(prompt, seed), tensors, info)
     return len(mine)
+
+
+def _scores(
+    judge: LatentJudge | None,
+    states: Latents,
+    jobs: Sequence[tuple[str, int]],
+    processes: Processes,
+) -> list[dict[str, Any]]:
+    """What judges say of each clip; None where one could not tell, nothing without a judge."""
+    if judge is None:
+        return [{} for _ in jobs]
+    clips = Latents(*(x[:, -1].to(processes.device, processes.dtype) for x in states))
+    found = judge.score(clips, [prompt for prompt, _ in jobs])
+    values = {name: column.tolist() for name, column in found.items()}
+    return [
+        {"scores": {n: v[i] if math.isfinite(v[i]) else None for n, v in values.items()}}
+        for i in range(len(jobs))
+    ]
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ AT_ONCE = 64
 
 
 class HighJudge:
-    """Likes clips whose light has a high hue; see `phases.distill.LatentJudge`."""
+    """Likes clips whose light has a high hue; see `phases.batches.LatentJudge`."""
 
     def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Mean place of the light, of 0..1."""
