@@ -37,6 +37,8 @@ from .schedules import (
     exit_steps,
     guidance_range,
     score_range,
+    score_timesteps,
+    time_shares,
 )
 from .types import Latents, Prompts, StreamWeights
 
@@ -172,7 +174,8 @@ def generator_backward(
     gradients = stream_gradients(clips, scores, settings.dmd)
     loss = dmd_loss(gradients, settings.weights, None if weigh is None else weigh(clips))
     rollout.backward(loss.gradient, scale=scale, before=before)
-    return loss.metrics
+    timesteps = score_timesteps(draw.scores.raw, settings.score_times)
+    return loss.metrics | time_shares(timesteps, settings.score_times)
 
 
 def critic_backward(

@@ -14,6 +14,9 @@ from torch import Tensor
 from hallo_live_core.errors import RequestError
 from hallo_live_core.functional.schedule import NoiseSchedule, shift_sigma
 
+QUARTERS = 4
+"""Bins of the log's histogram of score times."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreTimeSettings:
@@ -96,6 +99,17 @@ def guidance_range(
 def score_timesteps(raw: Tensor, settings: ScoreTimeSettings) -> Tensor:
     """Raw times, int64 [...], to what the score networks are told, float32: shifted and clamped."""
     return shifted_timesteps(raw, settings).clamp(*settings.clamp)
+
+
+def time_shares(timesteps: Tensor, settings: ScoreTimeSettings) -> dict[str, Tensor]:
+    """Mean of score times [b] and which share of them lies in each quarter, for the log."""
+    quarter = settings.num_train_timesteps // QUARTERS
+    shares = {
+        f"score_times_at/{first}": ((timesteps >= first) & (timesteps < first + quarter))
+        for first in range(0, QUARTERS * quarter, quarter)
+    }
+    means = {name: inside.float().mean() for name, inside in shares.items()}
+    return {"score_time": timesteps.float().mean()} | means
 
 
 def shifted_timesteps(raw: Tensor, settings: ScoreTimeSettings) -> Tensor:

@@ -19,6 +19,7 @@ from training.schedules import (
     guidance_range,
     score_range,
     score_timesteps,
+    time_shares,
 )
 
 from .training_models import shape, step_draw
@@ -141,3 +142,10 @@ def test_the_stored_states_are_those_nearest_the_students_steps():
     assert states_near(coarse, 9, 5.0) == (0, 4, -1)
     with pytest.raises(RequestError, match="more steps"):
         states_near(PUBLISHED, 3, 5.0)
+
+
+def test_the_log_has_the_shares_of_score_times_in_each_quarter():
+    found = time_shares(torch.tensor([20.0, 249.9, 250.0, 980.0]), ScoreTimeSettings())
+    shares = [float(found[f"score_times_at/{first}"]) for first in (0, 250, 500, 750)]
+    assert shares == [0.5, 0.25, 0.0, 0.25]
+    assert found["score_time"] == pytest.approx((20 + 249.9 + 250 + 980) / 4)

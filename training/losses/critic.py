@@ -11,7 +11,7 @@ from hallo_live_core.rewards.combine import LossScales
 from hallo_live_core.types import TextContext
 
 from ..draws import ScoreDraw
-from ..schedules import ScoreTimeSettings, score_timesteps
+from ..schedules import ScoreTimeSettings, score_timesteps, time_shares
 from ..scores import noised, predict_flow
 from ..types import Latents, Loss, StreamWeights
 
@@ -48,7 +48,7 @@ def critic_loss(
         "loss": total,
         "video_loss": video,
         "audio_loss": audio,
-        "score_time": timesteps.mean(),
+        **time_shares(timesteps, times),
     }
     return Loss(total, {name: value.detach() for name, value in metrics.items()})
 
