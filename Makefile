@@ -19,7 +19,7 @@ CLIP := out/demo.mp4
 TRAINED := out/train-tiny
 export PROMPT ?= A woman looks into the camera and says, <S>Hello, I am live.<E> <AUDCAP>A clear female voice in a quiet room.<ENDAUDCAP>
 
-.PHONY: help demo train-tiny test again slow golden bench check lint fix release clean
+.PHONY: help demo train-tiny test again slow gpu golden bench check lint fix release clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make again   run the tests that failed last time, one by one"
 	@echo "make slow    run the slow tests"
+	@echo "make gpu     run the tests that need a GPU: fast ways make the clip of the plain one"
 	@echo "make golden  compare with the golden tensors under GOLDEN=$(GOLDEN)"
 	@echo "make bench   measure speed: what this machine can in a few minutes (BENCHMARKS.md)"
 	@echo "make check   formatting, lint, layers, types, tests: what CI runs"
@@ -58,6 +59,9 @@ again: $(VENV)/.deps $(COMFY_DEPS)
 
 slow: $(VENV)/.deps $(COMFY_DEPS)
 	$(PYTEST) -m "slow and not gpu" $(EMPTY_IS_FINE)
+
+gpu: $(VENV)/.deps
+	$(BIN)/python -m pytest tests/gpu -m gpu
 
 golden: $(VENV)/.deps
 	HALLO_LIVE_GOLDEN="$(abspath $(GOLDEN))" $(BIN)/python -m pytest tests/golden
