@@ -21,6 +21,14 @@ TINY = TransformerConfig(
     audio=StreamConfig(in_channels=4, dim=12, ffn_dim=16, num_heads=1, patch=(1,), **TEXT),
     num_layers=2,
 )
+SIZES = {"dim": 128, "ffn_dim": 8, "num_heads": 1, "freq_dim": 4, "text_dim": 6}
+AS_IN_FILES = TransformerConfig(
+    video=StreamConfig(in_channels=48, patch=(1, 2, 2), **SIZES),
+    audio=StreamConfig(in_channels=20, patch=(1,), **SIZES),
+    num_layers=1,
+)
+"""With heads as wide as loaders expect: files do not say."""
+
 BLOCKS = BlockSizes(video_latents=2, audio_latents=4, lookahead=0)
 CPU = torch.device("cpu")
 

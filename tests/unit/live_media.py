@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -15,6 +16,20 @@ from hallo_live_core.types import MediaChunk
 CLOCK = MediaClock()
 LATENTS_PER_BLOCK = 6
 SAMPLES_PER_BLOCK = 15_360
+
+
+def one_chunk(frames: torch.Tensor, samples: torch.Tensor) -> MediaChunk:
+    """A whole clip at once."""
+    return MediaChunk(
+        block=0,
+        frames=frames,
+        samples=samples,
+        first_frame=0,
+        first_sample=0,
+        frame_time=Fraction(0),
+        sample_time=Fraction(0),
+        is_last=True,
+    )
 
 
 def clip_chunks(pictures: torch.Tensor, samples: torch.Tensor) -> Iterator[MediaChunk]:

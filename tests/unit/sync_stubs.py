@@ -13,7 +13,6 @@ from hallo_live_core.rewards.sync.detect import SIZE_VARIANCE, make_priors
 
 RATE = 16_000
 SURE = 8.0
-LEVEL_COUNT = 6
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:

@@ -12,17 +12,12 @@ from hallo_live_core.checkpoints.config_json import (
     config_to_metadata,
 )
 from hallo_live_core.checkpoints.safetensors_writer import write_safetensors
-from hallo_live_core.config import HALLO_5B, StreamConfig, TransformerConfig
+from hallo_live_core.config import HALLO_5B
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit.fusion import DualStreamDiT
 from hallo_live_core.models.dit.weights import to_published
 
-SIZES = {"dim": 128, "ffn_dim": 8, "num_heads": 1, "freq_dim": 4, "text_dim": 6}
-SMALL = TransformerConfig(
-    video=StreamConfig(in_channels=48, patch=(1, 2, 2), **SIZES),
-    audio=StreamConfig(in_channels=20, patch=(1,), **SIZES),
-    num_layers=1,
-)
+from .dit_models import AS_IN_FILES as SMALL
 
 
 @pytest.fixture(scope="module")

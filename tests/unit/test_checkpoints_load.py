@@ -17,18 +17,12 @@ from hallo_live_core.checkpoints import (
 from hallo_live_core.checkpoints.assemble import assemble
 from hallo_live_core.checkpoints.build import text_encoder_from_state_dict
 from hallo_live_core.checkpoints.identify import SIGNS, describe, identify
-from hallo_live_core.config import StreamConfig, TransformerConfig
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit.fusion import DualStreamDiT
 from hallo_live_core.models.dit.weights import to_published
 from hallo_live_core.models.video_vae.taehv import TAEHV
 
-SIZES = {"dim": 128, "ffn_dim": 8, "num_heads": 1, "freq_dim": 4, "text_dim": 6}
-SMALL = TransformerConfig(
-    video=StreamConfig(in_channels=48, patch=(1, 2, 2), **SIZES),
-    audio=StreamConfig(in_channels=20, patch=(1,), **SIZES),
-    num_layers=1,
-)
+from .dit_models import AS_IN_FILES as SMALL
 
 
 def student(prefix="", dtype=torch.float32, shift=0.0):

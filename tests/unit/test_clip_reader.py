@@ -8,20 +8,8 @@ import torch
 from hallo_live_core.errors import MediaError
 from hallo_live_core.media.clip_reader import read_clip
 from hallo_live_core.media.mp4 import Mp4Writer
-from hallo_live_core.types import MediaChunk
 
-
-def chunk(frames: torch.Tensor, samples: torch.Tensor) -> MediaChunk:
-    return MediaChunk(
-        block=0,
-        frames=frames,
-        samples=samples,
-        first_frame=0,
-        first_sample=0,
-        frame_time=Fraction(0),
-        sample_time=Fraction(0),
-        is_last=True,
-    )
+from .live_media import one_chunk
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +21,7 @@ def clip_file(tmp_path_factory):
     samples[8_000] = 1.0
     with Mp4Writer(path) as writer:
         frames = levels[:, None, None, None].expand(-1, 64, 96, 3).contiguous()
-        writer.write(chunk(frames, samples))
+        writer.write(one_chunk(frames, samples))
     return path
 
 

@@ -59,7 +59,7 @@ def make_learner(
     name: str,
     path: str,
     recipe: Recipe,
-    optimizer: AdamWSettings,
+    settings: AdamWSettings,
     processes: Processes,
     *,
     like: TransformerConfig | None = None,
@@ -87,8 +87,8 @@ def make_learner(
         for published, parameter in published_parameters(network).items()
         if parameter.requires_grad
     }
-    optimiser = build_optimizer(named, optimizer)
-    return Learner(name, network, named, optimiser, recipe.max_grad_norm, base=base)
+    optimizer = build_optimizer(named, settings)
+    return Learner(name, network, named, optimizer, recipe.max_grad_norm, base=base)
 
 
 def _whole_network(

@@ -9,14 +9,13 @@ Inside this file activations are [b, c, t], t counting latents or mel frames.
 from __future__ import annotations
 
 from itertools import pairwise
-from types import ModuleType
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from ...config import AudioVAEConfig
-from .layers import LayerFactory
+from .layers import ConvOps, LayerFactory
 
 UNIT_EPS = 1e-4
 SILU_GAIN = 0.596
@@ -207,7 +206,7 @@ class MMAudioVAE(nn.Module):
         *,
         encoder: bool = False,
         decoder: bool = True,
-        ops: ModuleType = nn,
+        ops: ConvOps = nn,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 
+class ConvOps(Protocol):
+    """Where layers come from: `torch.nn`, or a host's namespace that casts and offloads weights."""
+
+    Conv1d: type[nn.Conv1d]
+    ConvTranspose1d: type[nn.ConvTranspose1d]
+
+
 @dataclass(frozen=True, slots=True)
 class LayerFactory:
-    """Makes layers on one device in one dtype.
+    """Makes layers on one device in one dtype."""
 
-    ops is `torch.nn` or a namespace like it, such as those with which ComfyUI manages memory.
-    """
-
-    ops: ModuleType = nn
+    ops: ConvOps = nn
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
 

@@ -7,14 +7,13 @@ snake parameters into what the formula multiplies with. Activations are [b, c, t
 from __future__ import annotations
 
 import math
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...config import VocoderConfig
-from .layers import LayerFactory
+from .layers import ConvOps, LayerFactory
 
 NUM_TAPS = 12
 CUTOFF = 0.25
@@ -148,7 +147,7 @@ class BigVGAN(nn.Module):
         self,
         config: VocoderConfig,
         *,
-        ops: ModuleType = nn,
+        ops: ConvOps = nn,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
