@@ -55,7 +55,7 @@ class Cancelled(HalloLiveError):  # noqa: N818 - the field's word; nothing went 
 
 
 def shortened(value: object) -> str:
-    """A wrong value as a message repeats it; absurd ones are long."""
+    """A wrong value for a message, cut where it is too long."""
     try:
         text = str(value)
     except ValueError:  # Python refuses to write out numbers of thousands of digits

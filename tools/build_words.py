@@ -110,7 +110,7 @@ def _plain(text: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON file."""
+    """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -276,7 +276,7 @@ def first_try() -> Workflow:
 
 
 def workflows() -> list[Workflow]:
-    """All of them."""
+    """All shipped workflows."""
     return [
         first_try(),
         streaming(),

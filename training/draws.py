@@ -84,7 +84,7 @@ class RolloutDraw:
 
     @property
     def mean_exit(self) -> float:
-        """Of all blocks."""
+        """The mean exit step over all blocks."""
         return sum(self.exits) / len(self.exits)
 
 
@@ -99,7 +99,7 @@ class GroupedDraw:
 
     @property
     def mean_exit(self) -> float:
-        """Of all samples and blocks."""
+        """The mean exit step over all samples and blocks."""
         counts = [len(samples) for samples, _ in self.groups]
         sums = [n * draw.mean_exit for n, (_, draw) in zip(counts, self.groups, strict=True)]
         return sum(sums) / sum(counts)

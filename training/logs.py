@@ -20,11 +20,11 @@ class Sink(Protocol):
     """Takes the numbers of a step."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Take note."""
+        """Take the numbers of a step."""
         ...
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Finish; no numbers follow."""
         ...
 
 

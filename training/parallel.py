@@ -194,7 +194,7 @@ class Processes:
         return dict(zip(names, (total / self.count).tolist(), strict=True))
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the group of processes."""
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -70,7 +70,7 @@ def score_range(settings: ScoreTimeSettings, interval: tuple[int, int] | None) -
     """Raw score times [low, high) of a rollout with this exit interval.
 
     Raises:
-        RequestError: there is none.
+        RequestError: the limits leave no score time.
     """
     low, high = settings.lowest, settings.num_train_timesteps
     if interval is not None:
@@ -85,7 +85,7 @@ def guidance_range(
     """Raw times [low, high) of the guidance term of the decoupled loss.
 
     Raises:
-        RequestError: there is none, or the blocks left at different steps.
+        RequestError: the limits leave no time, or the blocks left at different steps.
     """
     if interval is None:
         raise RequestError(

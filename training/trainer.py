@@ -81,7 +81,7 @@ class Phase(Protocol):
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Undo `state`."""
+        """Take back what `state` gave."""
         ...
 
 

@@ -95,7 +95,7 @@ def take(
     Dicts inside `content` are emptied, so that the result alone keeps the tensors alive.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: it holds no state dict of one network.
     """
     plain = plain_names(pick(content, source, ema=ema, critic=critic))
     if isinstance(content, dict):
@@ -112,7 +112,7 @@ def pick(
     """The flat state dict inside the content of a file.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: it holds no state dict of one network.
     """
     if isinstance(content, Mapping):
         students = (AVERAGED, RAW) if ema else (RAW, AVERAGED)

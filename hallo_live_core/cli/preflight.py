@@ -32,7 +32,7 @@ class Choice:
     decoder: str
 
     def budget(self, request: Request) -> MemoryBudget:
-        """What it takes."""
+        """The memory that this request takes."""
         return planned_memory(
             request,
             self.placement,

@@ -87,9 +87,9 @@ class BackgroundWorker(Generic[Item, Result]):
             raise self._error
 
     def finish(self) -> Iterator[Result | None]:
-        """No more items: the remaining results as they come, and None at every look-up between.
+        """No more items: the remaining results as they come, and None whenever none has come yet.
 
-        The Nones give the owner a turn to check for interruption while it waits.
+        The Nones let the owner check for interruption while it waits.
         """
         ended = False
         while self._job is not None and not self._job.done():

@@ -74,7 +74,7 @@ class SeededNoise:
         return self.place(torch.stack([keyed_noise(seed, key, *size) for seed in seeds]))
 
     def place(self, noise: Tensor) -> Tensor:
-        """To dtype and device, without waiting for it, as a copy from pageable memory would."""
+        """To dtype and device; from pinned memory, so that the host does not wait for the copy."""
         noise = noise.to(self.dtype)
         if self.device.type == "cuda":
             noise = noise.pin_memory()

@@ -19,7 +19,7 @@ SECONDS_PER_BLOCK = 1
 MAX_SEED = 2**64 - 1
 
 MAX_SECONDS = 86_400
-"""A day: beyond the positions of any transformer, and still a number to reckon with."""
+"""A day. No transformer has positions for so long: such streams need a window."""
 
 TRAINED_BLOCKS = 5
 """The length of the clips that the model was trained with (spec 01 §1)."""
@@ -128,7 +128,7 @@ def _check_whole(name: str, value: object) -> None:
 
 
 def _check_seconds(seconds: float) -> None:
-    """Longer than this no clip is; the rest is not a length, or nothing that counts."""
+    """Refuse what is not a length, and what is longer than any stream may be."""
     if not (isinstance(seconds, numbers.Real) and 0 <= seconds <= MAX_SECONDS):
         raise RequestError(
             f"A clip needs a length above zero, and at most {MAX_SECONDS} seconds",

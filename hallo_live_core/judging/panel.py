@@ -77,7 +77,7 @@ def check_names(names: Sequence[str]) -> None:
     """Refuse an empty list of judges, and judges that do not exist.
 
     Raises:
-        RequestError: as said.
+        RequestError: the list is empty, or a name is unknown.
     """
     unknown = [name for name in names if name not in JUDGES]
     if unknown or not names:

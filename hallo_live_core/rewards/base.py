@@ -90,7 +90,7 @@ class Score:
         """The component of that name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: no component has that name.
         """
         return {part.name: part for part in self.components}[name]
 

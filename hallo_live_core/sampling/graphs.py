@@ -77,7 +77,7 @@ class PassInputs:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """All six tensors, always in the same order."""
         times = (self.video_times, self.audio_times)
         rows = (tensor for t in times for tensor in (t.embedding, t.projection))
         return (self.video, self.audio, *rows)

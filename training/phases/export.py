@@ -122,7 +122,7 @@ def newest(run: Path) -> Path:
     """The newest checkpoint of a run, or `run` itself if it is one.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the run holds no checkpoint.
     """
     if (run / STATE_FILE).exists():
         return run

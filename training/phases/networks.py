@@ -178,7 +178,7 @@ def check_own_teacher(recipe: Recipe, processes: Processes) -> None:
     """Refuse 8 bits for a teacher that others use too, or that is cut into pieces.
 
     Raises:
-        RecipeError: so it is.
+        RecipeError: the teacher is shared, or cut into pieces.
     """
     model = recipe.model
     if model.teacher_weights == "full":

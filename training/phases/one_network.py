@@ -39,7 +39,7 @@ class OneNetwork:
 
     @property
     def network(self) -> DualStreamDiT:
-        """What learns."""
+        """The network that learns."""
         return self.learners[STUDENT].network
 
     def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:

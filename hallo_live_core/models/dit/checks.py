@@ -46,7 +46,7 @@ def check_session(config: TransformerConfig, tokens_per_latent: int, video: Tens
     """Video latents must be as large as those that the session was opened for.
 
     Raises:
-        ShapeError: they are not.
+        ShapeError: they have more or fewer tokens.
     """
     _, rows, columns = config.video.patch
     tokens = (video.shape[3] // rows) * (video.shape[4] // columns)
@@ -61,7 +61,7 @@ def check_timesteps(timesteps: Tensor, latents: Tensor, axes: int) -> None:
     """Timesteps must match the first `axes` axes of the latents: [b] or [b, latents].
 
     Raises:
-        ShapeError: they do not.
+        ShapeError: their shape is another one.
     """
     if timesteps.shape != latents.shape[:axes]:
         raise ShapeError(
@@ -107,7 +107,7 @@ def check_layer(skip_layer: int | None, num_layers: int) -> None:
     """A layer to skip must exist.
 
     Raises:
-        ShapeError: it does not.
+        ShapeError: the network has no layer of that number.
     """
     if skip_layer is not None and not 0 <= skip_layer < num_layers:
         raise ShapeError(

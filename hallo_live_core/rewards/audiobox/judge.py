@@ -43,8 +43,8 @@ SCALE = Scale(
 """About the normalised value."""
 
 WINDOWS_PER_PASS = 4
-"""Bounds memory: 13 layers of 499 frames per window, and attention over them. On a CPU, where
-more at once are no faster, one: a window takes seconds there, and one can stop in between."""
+"""Bounds memory: 13 layers of 499 frames per window, and attention over them. A CPU takes one
+at a time: more are no faster there, and a run can be stopped between two."""
 
 
 @dataclass(frozen=True, slots=True)

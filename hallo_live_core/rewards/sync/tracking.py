@@ -41,12 +41,12 @@ class Track:
 
     @property
     def first_frame(self) -> int:
-        """Where it begins."""
+        """Number of the first frame."""
         return self.detections[0].frame
 
     @property
     def last_frame(self) -> int:
-        """Where it ends; this frame is included."""
+        """Number of the last frame, which is included."""
         return self.detections[-1].frame
 
     @cached_property
