@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.measure import MILLI, kernel_seconds, machine, report, table
 from hallo_live_core.config import HALLO_5B, TEXT_LENGTH, VideoVAEConfig
 from hallo_live_core.devices import default_device, default_dtype, parse_device
+from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit.kernels import PACKAGES, Abilities, choose_attention
 from hallo_live_core.models.dit.visibility import Attention
 from hallo_live_core.models.video_vae.layers import ChannelNorm
@@ -141,8 +142,14 @@ def attention_kernels(device: torch.device) -> dict[str, Attention]:
     if device.type == "cuda":
         del own["math"]  # its scores alone would take gigabytes
     abilities = Abilities.of(device)
-    packages = [name for name in PACKAGES if abilities.runs(name)]
-    return own | {name: choose_attention(name, device) for name in packages}
+    kernels = dict(own)
+    for name in PACKAGES:
+        if abilities.runs(name):
+            try:
+                kernels[name] = choose_attention(name, device)
+            except RequestError as error:
+                print(error)
+    return kernels
 
 
 def _attend(kind: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

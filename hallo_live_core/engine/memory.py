@@ -27,6 +27,9 @@ ACTIVATION_WIDTHS = 14
 AUDIO_WORKSPACE = 50 * 10**6
 """Bytes that the published audio decoder takes to render a block and what is before it."""
 
+DECODING_STREAMS = 2
+"""CUDA streams that decode beside the passes (`decoding.turns`): each keeps a workspace."""
+
 TRANSFORMER, VIDEO, AUDIO, TEXT = "transformer", "video decoder", "audio decoder", "text encoder"
 """The parts, as tables name them."""
 
@@ -163,7 +166,8 @@ def _decoders(parts: PartSizes, request: Request, placement: Placement) -> Itera
     if (video := parts.video_decoder) is not None:
         size = (1, *latent_size(request))
         state = video.state_nbytes(*size, dtype)
-        work = video.working_nbytes(*size, dtype) - state
+        streams = DECODING_STREAMS if placement.decodes_by_priority else 1
+        work = (video.working_nbytes(*size, dtype) - state) * streams
         yield Need("state of the video decoder", state, device, is_weights=False, exact=True)
         yield Need("workspace of the video decoder", work, device, is_weights=False, exact=False)
     if AUDIO in parts.weights:

@@ -205,6 +205,15 @@ def test_every_need_stands_on_the_device_of_its_part():
     assert budget.run_on(torch.device("cpu")) == 0
 
 
+def test_decoding_beside_the_passes_of_one_gpu_takes_a_workspace_for_each_of_two_streams():
+    def workspace(on: Placement) -> int:
+        return need(planned_memory(Request(), on), "workspace of the video decoder")
+
+    beside = replace(ONE_GPU, beside=True)
+    assert workspace(beside) == 2 * workspace(ONE_GPU)
+    assert workspace(replace(beside, decoder=OTHER)) == workspace(ONE_GPU)
+
+
 def test_a_shared_transformer_lives_on_every_device_and_its_work_is_divided():
     shared = replace(ONE_GPU, sharers=(OTHER,))
     plain = {n.name: n.nbytes for n in planned_memory(Request(), ONE_GPU).needs}

@@ -16,6 +16,7 @@ from benchmarks.stream_probe import BUFFER_SECONDS, Clip, Probe
 from hallo_live_core import Placement, Request
 from hallo_live_core.checkpoints import tiny_weights
 from hallo_live_core.config import FULL, HALLO_5B, LIGHT, Acceleration
+from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit import sdpa
 from hallo_live_core.models.video_vae.layers import ChannelNorm
 
@@ -68,6 +69,16 @@ def test_full_size_kernels_have_the_published_shapes():
         *("level 2: 512 channels", "level 3: 256 channels"),
     ]
     assert "4 x 256 x 496" in convolutions[-1].name
+
+
+def test_a_package_that_cannot_be_loaded_is_named_and_left_out(monkeypatch, capsys):
+    def broken(name, _):
+        raise RequestError(f"The package of {name} cannot be loaded")
+
+    monkeypatch.setattr(bench_parts, "choose_attention", broken)
+    monkeypatch.setattr(bench_parts.Abilities, "runs", lambda *_: True)
+    assert set(bench_parts.attention_kernels(CPU)) == set(bench_parts.BACKENDS)
+    assert "package of fa3 cannot be loaded" in capsys.readouterr().out
 
 
 def test_on_a_gpu_the_fused_norm_is_measured_beside_the_plain_one(monkeypatch):
