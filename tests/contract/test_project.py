@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACK = ("hallo_live_core", "nodes")
 CODE = (*PACK, "training", "tests", "tools")
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "training" / "README.md"]
+)
 COMES_WITH_COMFYUI = {"torch", "numpy", "einops", "safetensors", "tqdm", "PIL"}
 COMFYUI_ITSELF = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 ON_DEMAND = {"hallo_live_core/models/video_vae/norm_triton.py": {"triton"}}
@@ -99,6 +101,21 @@ def test_links_between_pages_lead_somewhere(page: Path):
         if not re.match(r"https?:|#", target)
         and not (page.parent / target.split("#")[0]).resolve().exists()
     ]
+    assert not missing
+
+
+def headings(page: Path) -> set[str]:
+    """What links may name behind `#`: headings, lower case, with dashes for spaces."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_to_headings_lead_to_one(page: Path):
+    links = re.findall(r"\]\(([^)\s:#]*)#([^)\s]+)\)", page.read_text())
+    places = [((page.parent / file if file else page), heading) for file, heading in links]
+    missing = [heading for target, heading in places if heading not in headings(target)]
     assert not missing
 
 
