@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..clock import MediaClock
-from ..config import KNOWN_SIZES
+from ..config import HALLO_5B, KNOWN_SIZES, StreamSettings
 from ..engine import HalloLive
+from ..engine.memory import session_shape
 from ..errors import Cancelled, HalloLiveError, MediaError, RequestError
 from ..functional.request import check_request
 from ..functional.script import Script
@@ -22,6 +23,7 @@ from ..media.label import label
 from ..media.mp4 import Mp4Writer
 from ..paths import refuse_unwritable
 from ..prompts import file_stem
+from ..sampling.denoiser import check_window
 from ..types import Request
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from .first_frame import add_image_option, encode_image, read_image
@@ -145,7 +147,9 @@ def _succeeds(clip: Clip, action: Callable[[Clip], object]) -> bool:
 
 def _check(clip: Clip) -> None:
     """Refuse what cannot be made or kept, before anything is loaded."""
-    check_request(clip.request)
+    plan = check_request(clip.request)
+    shape = session_shape(clip.request, plan, StreamSettings())
+    check_window(plan, shape.tokens_per_latent(HALLO_5B))
     if clip.target is not None:
         refuse_unwritable(clip.target, MediaError)
     if clip.live is not None:

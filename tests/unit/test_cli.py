@@ -171,6 +171,12 @@ def test_a_reader_that_leaves_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_a_window_that_attention_cannot_see_is_refused_before_any_file_is_read(tmp_path, capsys):
+    no_models = ("--models", str(tmp_path), "--device", "cpu")
+    assert main(["generate", PROMPT, *no_models, "--seconds", "60", "--window", "12"]) == 1
+    assert "remember at most 11 blocks" in capsys.readouterr().err
+
+
 def test_a_list_without_the_column_says_which_columns_there_are(generate, tmp_path, capsys):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("prompt\nhello\n")
