@@ -16,8 +16,8 @@ HOW = TeacherPass(tiny_text(), torch.tensor([700.0]))
 
 
 class Stream:
-    def __init__(self, cuda, name):
-        self.cuda, self.name = cuda, name
+    def __init__(self, cuda, name, priority=0):
+        self.cuda, self.name, self.priority = cuda, name, priority
 
     def wait_stream(self, other):
         self.cuda.log.append(f"{self.name} waits for {other.name}")
@@ -27,12 +27,13 @@ class FakeCuda:
     """Streams that only have names, and a log of what happened in order."""
 
     def __init__(self):
-        self.log = []
+        self.log, self.made = [], []
         self.current = Stream(self, "main")
 
-    def Stream(self, device):  # noqa: N802 - CUDA's name
+    def Stream(self, device, priority):  # noqa: N802 - CUDA's name
         assert device == GPU
-        return Stream(self, "side")
+        self.made.append(priority)
+        return Stream(self, "side", priority)
 
     def current_stream(self, device):
         assert device == GPU
@@ -88,6 +89,16 @@ def test_every_layer_ends_where_it_began():
     turns = ["side waits for main", "main waits for side"]
     assert cuda.log == turns * 2 * TINY.num_layers
     assert cuda.current.name == "main"
+
+
+@pytest.mark.parametrize("priority", [0, -1])
+def test_the_audio_is_as_urgent_as_the_video(priority):
+    cuda, model = FakeCuda(), tiny_dit()
+    cuda.current = Stream(cuda, "main", priority)
+    model.lanes = SideStream(GPU, cuda)
+    for _ in range(2):
+        model(*tiny_latents(1), HOW)
+    assert cuda.made == [priority]
 
 
 def test_without_a_gpu_it_is_refused():

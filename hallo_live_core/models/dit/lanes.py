@@ -42,7 +42,7 @@ IN_TURN = InTurn()
 
 
 class SideStream:
-    """The second sequence on a CUDA stream of its own.
+    """The second sequence on a CUDA stream of its own, as urgent as the caller's.
 
     Each sequence waits for the other where they part and where they meet, and a layer holds what
     it hands from one to the other until they have met, so the allocator hands no memory on early.
@@ -56,18 +56,28 @@ class SideStream:
         """
         if device.type != "cuda":
             raise RequestError(
-                "Audio beside video needs a GPU", found=device, fix="leave it off, or use cuda"
+                "Audio beside video takes a GPU", found=device, fix="leave it off, or use cuda"
             )
         self._cuda, self._device = cuda, device
-        self._side = cuda.Stream(device)
+        self._sides: dict[int, Any] = {}
 
     @contextmanager
     def beside(self) -> Iterator[None]:
         """See `Lanes`."""
-        self._side.wait_stream(self._cuda.current_stream(self._device))
-        with self._cuda.stream(self._side):
+        ours = self._cuda.current_stream(self._device)
+        side = self._beside(ours)
+        side.wait_stream(ours)
+        with self._cuda.stream(side):
             yield
 
     def meet(self) -> None:
         """See `Lanes`."""
-        self._cuda.current_stream(self._device).wait_stream(self._side)
+        ours = self._cuda.current_stream(self._device)
+        ours.wait_stream(self._beside(ours))
+
+    def _beside(self, ours: Any) -> Any:  # noqa: ANN401
+        """The stream beside ours; passes that go before decoders (`decoding.turns`) do so whole."""
+        priority: int = ours.priority
+        if priority not in self._sides:
+            self._sides[priority] = self._cuda.Stream(self._device, priority=priority)
+        return self._sides[priority]
