@@ -56,7 +56,7 @@ class SideStream:
         """
         if device.type != "cuda":
             raise RequestError(
-                "Audio beside video takes a GPU", found=device, fix="leave it off, or use cuda"
+                "Audio beside video needs a GPU", found=device, fix="leave it off, or use cuda"
             )
         self._cuda, self._device = cuda, device
         self._sides: dict[int, Any] = {}
