@@ -71,12 +71,12 @@ class TransformerConfig:
             )
 
 
-def _published(dim: int, ffn_dim: int, num_layers: int = 30) -> TransformerConfig:
+def _published(dim: int, ffn_dim: int) -> TransformerConfig:
     shared = {"dim": dim, "ffn_dim": ffn_dim, "num_heads": dim // HEAD_DIM}
     return TransformerConfig(
         video=StreamConfig(in_channels=48, patch=(1, 2, 2), **shared),
         audio=StreamConfig(in_channels=20, patch=(1,), **shared),
-        num_layers=num_layers,
+        num_layers=30,
     )
 
 

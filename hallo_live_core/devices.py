@@ -35,7 +35,6 @@ class Placement:
         *,
         decoder: str | torch.device | None = None,
         text_encoder: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
     ) -> Placement:
         """Everything on `device` unless said otherwise; bf16, on the CPU float32."""
         main = parse_device(device)
@@ -45,7 +44,7 @@ class Placement:
             transformer=main,
             decoder=other,
             text_encoder=text,
-            dtype=dtype or default_dtype(main),
+            dtype=default_dtype(main),
             decoder_dtype=default_dtype(other),
         )
 

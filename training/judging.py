@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hallo_live_core.clock import MediaClock
 from hallo_live_core.engine import HalloLive
 from hallo_live_core.judging.panel import load_judges
 from hallo_live_core.rewards.base import Clip, Reward
@@ -30,11 +29,8 @@ class DecodingJudge:
     decoders: an engine that needs no more than its decoders. judges: by the names of the recipe.
     """
 
-    def __init__(
-        self, decoders: HalloLive, judges: Mapping[str, Reward], clock: MediaClock | None = None
-    ) -> None:
+    def __init__(self, decoders: HalloLive, judges: Mapping[str, Reward]) -> None:
         self._decoders, self._judges = decoders, dict(judges)
-        self._clock = clock or MediaClock()
 
     def score(self, clips: Latents, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Values [b] by judge, NaN where it could not tell, no face for instance."""
@@ -48,9 +44,9 @@ class DecodingJudge:
         chunks = list(decode(self._decoders, Latents(*(x[index : index + 1] for x in clips))))
         return Clip(
             frames=torch.cat([chunk.frames for chunk in chunks]),
-            fps=self._clock.fps,
+            fps=self._decoders.clock.fps,
             samples=torch.cat([chunk.samples for chunk in chunks]).unsqueeze(0),
-            sample_rate=self._clock.sample_rate,
+            sample_rate=self._decoders.clock.sample_rate,
             prompt=prompt,
         )
 

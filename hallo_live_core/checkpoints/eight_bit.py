@@ -23,7 +23,6 @@ from ..models.dit.scaled_linear import (
     multiplies_in_8_bits,
     rounded_rows,
 )
-from ..models.dit.visibility import Attention, sdpa
 from . import identify, quantise
 from .assemble import check_fit, reading
 from .build import META
@@ -38,7 +37,6 @@ def load_transformer_in_8_bits(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     ema: bool = True,
-    attention: Attention | None = None,
     loras: LoraFiles = (),
 ) -> DualStreamDiT:
     """The transformer in any published or converted file; all but the matrices in `dtype`.
@@ -72,7 +70,7 @@ def load_transformer_in_8_bits(
         else:
             wide = weight if scale is None else weight.to(torch.float32) * scale.to(device)
             ready[name] = (changed(wide, steps[name]) if name in steps else wide).to(dtype)
-    module = DualStreamDiT(config, ops=SCALED_OPS, attention=attention or sdpa, device=META)
+    module = DualStreamDiT(config, ops=SCALED_OPS, device=META)
     module.load_state_dict(ready, strict=True, assign=True)
     fast = multiplies_in_8_bits(torch.device(device), dtype)
     for layer, scale in rows.items():

@@ -40,6 +40,9 @@ SIGNS = (
 )
 """What a file is -> a pattern that one of its names matches fully; the first hit counts."""
 
+NAMED = 3
+"""Names that a message gives of many."""
+
 
 def identify(names: Iterable[str]) -> str | None:
     """What these tensor names belong to, None if unknown."""
@@ -59,8 +62,8 @@ def describe(names: Iterable[str]) -> str:
     return f"an unknown model with {len(names)} tensors: {some(names)}"
 
 
-def some(names: Iterable[str], limit: int = 3) -> str:
+def some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     names = list(names)
-    rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

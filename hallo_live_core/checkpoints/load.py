@@ -11,7 +11,6 @@ import torch
 
 from ..models.audio_vae.audio_decoder import AudioDecoder
 from ..models.dit.fusion import DualStreamDiT
-from ..models.dit.visibility import Attention
 from ..models.text_encoder import tokenizer as tokenizers
 from ..models.text_encoder.tokenizer import Tokenizer
 from ..models.text_encoder.umt5 import TextEncoder
@@ -19,7 +18,6 @@ from ..models.video_vae.decoder import WanVideoDecoder
 from ..models.video_vae.encoder import WanVideoEncoder
 from ..models.video_vae.taehv import TAEHV
 from . import build
-from .build import Ops
 from .config_json import config_from_metadata
 from .files import read_bytes, read_file
 from .lora import LoraFiles, merge_into
@@ -32,8 +30,6 @@ def load_transformer(
     device: torch.device | str = "cpu",
     ema: bool = True,
     critic: bool = False,
-    ops: Ops = torch.nn,
-    attention: Attention | None = None,
     loras: LoraFiles = (),
 ) -> DualStreamDiT:
     """The transformer in any published or converted file (spec 01 §9); `dtype` None keeps it.
@@ -50,8 +46,6 @@ def load_transformer(
         file.name,
         dtype=dtype,
         device=device,
-        ops=ops,
-        attention=attention,
         config=config_from_metadata(file.metadata, file.name),
     )
     merge_into(module, loras)
@@ -63,7 +57,6 @@ def load_video_decoder(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    ops: Ops = torch.nn,
 ) -> WanVideoDecoder | TAEHV:
     """The decoder in a file, Wan2.2 or light, told apart by its tensors; `dtype` None keeps it.
 
@@ -71,9 +64,7 @@ def load_video_decoder(
         CheckpointError: the file is missing, damaged or another model.
     """
     file = read_file(path)
-    return build.video_decoder_from_state_dict(
-        file.tensors, file.name, dtype=dtype, device=device, ops=ops
-    )
+    return build.video_decoder_from_state_dict(file.tensors, file.name, dtype=dtype, device=device)
 
 
 def load_taehv(
@@ -81,7 +72,6 @@ def load_taehv(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    ops: Ops = torch.nn,
 ) -> TAEHV:
     """The light decoder; a Wan2.2 VAE is refused.
 
@@ -89,7 +79,7 @@ def load_taehv(
         CheckpointError: the file is missing, damaged or another model.
     """
     file = read_file(path)
-    return build.taehv_from_state_dict(file.tensors, file.name, dtype=dtype, device=device, ops=ops)
+    return build.taehv_from_state_dict(file.tensors, file.name, dtype=dtype, device=device)
 
 
 def load_video_encoder(
@@ -97,7 +87,6 @@ def load_video_encoder(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    ops: Ops = torch.nn,
 ) -> WanVideoEncoder:
     """The encoder half of the Wan2.2 VAE.
 
@@ -105,9 +94,7 @@ def load_video_encoder(
         CheckpointError: the file is missing, damaged or another model.
     """
     file = read_file(path)
-    return build.video_encoder_from_state_dict(
-        file.tensors, file.name, dtype=dtype, device=device, ops=ops
-    )
+    return build.video_encoder_from_state_dict(file.tensors, file.name, dtype=dtype, device=device)
 
 
 def load_audio_decoder(
@@ -115,7 +102,6 @@ def load_audio_decoder(
     vocoder_path: Path | None = None,
     *,
     device: torch.device | str = "cpu",
-    ops: Ops = torch.nn,
 ) -> AudioDecoder:
     """VAE and vocoder in float32, from two files or from ComfyUI's merged one (spec 04 §9).
 
@@ -124,13 +110,11 @@ def load_audio_decoder(
     """
     vae = read_file(vae_path)
     if vocoder_path is None:
-        return build.audio_decoder_from_state_dicts(
-            vae.tensors, None, vae.name, device=device, ops=ops
-        )
+        return build.audio_decoder_from_state_dicts(vae.tensors, None, vae.name, device=device)
     vocoder = read_file(vocoder_path)
     sources = f"{vae.name} with {vocoder.name}"
     return build.audio_decoder_from_state_dicts(
-        vae.tensors, vocoder.tensors, sources, device=device, ops=ops
+        vae.tensors, vocoder.tensors, sources, device=device
     )
 
 

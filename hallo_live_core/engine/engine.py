@@ -81,7 +81,6 @@ class HalloLive:
         audio_decoder: AudioDecoder | None = None,
         text_encoder: TextEncoder | None = None,
         placement: Placement,
-        clock: MediaClock | None = None,
         settings: StreamSettings | None = None,
     ) -> None:
         self._transformer = transformer
@@ -91,7 +90,7 @@ class HalloLive:
         shared = placement.decodes_by_priority
         self._turns: Turns = ByPriority(placement.decoder) if shared else IN_ORDER
         self._decoding = StandingThread(DECODING)
-        self.clock = clock or MediaClock()
+        self.clock = MediaClock()
         self.settings = settings or StreamSettings()
 
     @classmethod

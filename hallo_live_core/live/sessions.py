@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..errors import Cancelled, HalloLiveError
 from ..types import Progress
-from .broadcast import RING_BYTES, Broadcast
+from .broadcast import Broadcast
 from .lines import Lines
 from .pacing import SESSION_SECONDS, Pace, has_expired
 
@@ -81,11 +81,10 @@ class LiveSession:
         *,
         tags: Mapping[str, str] | None = None,
         on_change: OnChange | None = None,
-        max_bytes: int = RING_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.broadcast = Broadcast(max_bytes=max_bytes)
+        self.broadcast = Broadcast()
         self.mime: str | None = None
         self.lines: Lines | None = None
         self.ended_at: float | None = None

@@ -44,7 +44,7 @@ class Tokenizer:
         return [*ids[:room], self.end_id]
 
 
-def from_tokenizer_json(content: bytes, *, max_tokens: int = TEXT_LENGTH) -> Tokenizer:
+def from_tokenizer_json(content: bytes) -> Tokenizer:
     """A tokenizer from the content of a `tokenizer.json`.
 
     Raises:
@@ -68,10 +68,10 @@ def from_tokenizer_json(content: bytes, *, max_tokens: int = TEXT_LENGTH) -> Tok
     def pieces(text: str) -> list[int]:
         return model.encode(text, add_special_tokens=False).ids
 
-    return Tokenizer(pieces, end_id, max_tokens)
+    return Tokenizer(pieces, end_id)
 
 
-def from_sentencepiece(content: bytes, *, max_tokens: int = TEXT_LENGTH) -> Tokenizer:
+def from_sentencepiece(content: bytes) -> Tokenizer:
     """A tokenizer from the content of a `spiece.model`.
 
     Raises:
@@ -93,7 +93,7 @@ def from_sentencepiece(content: bytes, *, max_tokens: int = TEXT_LENGTH) -> Toke
     def pieces(text: str) -> list[int]:
         return model.encode(text, out_type=int)
 
-    return Tokenizer(pieces, end_id, max_tokens)
+    return Tokenizer(pieces, end_id)
 
 
 def _needs(package: str, error: ImportError) -> HalloLiveError:

@@ -52,10 +52,10 @@ def crop_path(boxes: Tensor) -> CropPath:
     )
 
 
-def median_filter(series: Tensor, kernel: int = MEDIAN_KERNEL) -> Tensor:
+def median_filter(series: Tensor) -> Tensor:
     """Running median of [n] as if zeros stood around it: the ends are low, as in the reference."""
-    reach = kernel // 2
-    return functional.pad(series, (reach, reach)).unfold(0, kernel, 1).median(dim=1).values
+    reach = MEDIAN_KERNEL // 2
+    return functional.pad(series, (reach, reach)).unfold(0, MEDIAN_KERNEL, 1).median(dim=1).values
 
 
 def crop_boxes(path: CropPath, crop_scale: float = CROP_SCALE) -> list[CropBox]:
