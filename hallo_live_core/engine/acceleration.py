@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from ..config import Acceleration
 from ..errors import RequestError
 from ..models.dit import DualStreamDiT
 from ..models.dit.compilation import compile_blocks
-from ..models.dit.kernels import AUTO, Abilities, choose_attention
+from ..models.dit.kernels import AUTO, Abilities, choose_attention, one_by_one
 from ..models.dit.lanes import SideStream
 from ..models.dit.sage import sage_attention
 from ..models.dit.visibility import Attention
@@ -28,8 +29,9 @@ def accelerate(
         RequestError: the device cannot do that.
     """
     if isinstance(model, SplitTransformer):
+        lock = threading.Lock()
         for network, device in zip(model.models, model.devices, strict=True):
-            network.attention = _attention(how, device, sage=sage)
+            network.attention = one_by_one(_attention(how, device, sage=sage), lock)
         return model
     device = next(model.parameters()).device
     model.attention = _attention(how, device, sage=sage)

@@ -1,5 +1,8 @@
 """The choice of an attention kernel, on machines that are not here, and what runs on this one."""
 
+import threading
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend
@@ -7,7 +10,13 @@ from torch.nn.attention import SDPBackend
 from hallo_live_core.devices import Placement, parse_device
 from hallo_live_core.errors import RequestError
 from hallo_live_core.models.dit import kernels, sdpa
-from hallo_live_core.models.dit.kernels import Abilities, choose_attention, cudnn_first, flash
+from hallo_live_core.models.dit.kernels import (
+    Abilities,
+    choose_attention,
+    cudnn_first,
+    flash,
+    one_by_one,
+)
 
 from .dit_models import CPU, normal
 
@@ -137,6 +146,23 @@ def test_few_queries_over_many_keys_get_the_kernel_that_splits_keys(monkeypatch)
     flash_first = [order[0] is SDPBackend.FLASH_ATTENTION for order in orders]
     assert flash_first == [True, True, False, False]
     assert all(set(order) == set(orders[0]) for order in orders)
+
+
+def test_threads_do_not_change_the_order_of_kernels_under_each_other(monkeypatch):
+    """It is one for the whole process; ranks of a split transformer share a lock."""
+    lock, held = threading.Lock(), []
+
+    @contextmanager
+    def order(*_, **__):
+        held.append(lock.locked())
+        yield
+
+    monkeypatch.setattr(kernels, "sdpa_kernel", order)
+    tensors = qkv()
+    expected = sdpa(*tensors)
+    assert torch.equal(one_by_one(cudnn_first, lock)(*tensors), expected)
+    assert held == [True] and not lock.locked()
+    assert one_by_one(sdpa, lock) is sdpa
 
 
 def recorded(calls, *, with_sums=False):

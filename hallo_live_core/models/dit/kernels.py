@@ -6,6 +6,7 @@ All compute the same softmax(q k^T / sqrt(d)) v; they differ in speed, and by ro
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -162,3 +163,19 @@ def cudnn_first(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> 
     rest = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel([*(order if few else order[::-1]), *rest], set_priority=True):
         return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def one_by_one(attention: Attention, lock: threading.Lock) -> Attention:
+    """The same attention, for threads that launch at the same time.
+
+    PyTorch has one order of kernels for the whole process: a thread that changes it while another
+    chooses would leave the choice, and so the last bits of a clip, to chance.
+    """
+    if attention is not cudnn_first:
+        return attention
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        with lock:
+            return cudnn_first(q, k, v, mask)
+
+    return attend
