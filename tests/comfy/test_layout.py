@@ -7,7 +7,7 @@ import pytest
 
 from .canvas import Canvas
 from .graphs import SIDE
-from .test_player import SAMPLER, tiny_canvas
+from .test_player import PLAYER, SAMPLER, tiny_canvas
 
 WORKFLOWS = sorted((Path(__file__).parents[2] / "workflows").glob("*.json"))
 
@@ -56,3 +56,14 @@ def test_a_portrait_does_not_push_the_buttons_out_of_sight(canvas):
     width, height = canvas.ask(MEASURE, ".hl-stage")
     assert 0 < height <= width
     assert canvas.ask(MEASURE, ".hl-video") == [width, height]
+
+
+def test_a_new_node_has_room_for_a_picture(canvas):
+    canvas.ask("() => window.app.graph.clear()")
+    canvas.ask(
+        f"() => window.app.graph.add(window.LiteGraph.createNode('{PLAYER}'))",
+    )
+    canvas.wait("document.querySelector('.hl-stage')?.offsetWidth > 0")
+    canvas.page.wait_for_timeout(300)
+    width, height = canvas.ask(MEASURE, ".hl-stage")
+    assert width >= 360 and height >= 180

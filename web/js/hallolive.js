@@ -9,6 +9,8 @@ const SAMPLER = "HalloLiveStreamSampler";
 const PLAYER = "HalloLivePlayer";
 const HISTORY_ITEMS = 20; // how far back a reloaded page looks for its clip
 const MIN_HEIGHT = 240;
+const NEW_WIDTH = 400; // of a new node, and what it is higher than needed: room for a picture
+const NEW_EXTRA_HEIGHT = 80;
 
 const views = new Set();
 
@@ -43,6 +45,8 @@ function addView(node) {
     getMinHeight: () => MIN_HEIGHT,
   });
   widget.serialize = false; // else an empty string lands in saved workflows
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(width, NEW_WIDTH), height + NEW_EXTRA_HEIGHT]);
   const { onExecuted, onRemoved } = node;
   node.onExecuted = function (output) {
     onExecuted?.call(this, output);
