@@ -18,7 +18,14 @@ from .checkpoints.files import read_file
 from .checkpoints.lora import LowRank, check_lora, load_lora
 from .checkpoints.quantise import is_quantised
 from .clock import MediaClock
-from .config import KNOWN_SIZES, TEXT_LENGTH, Acceleration, BlockSizes, StreamSettings
+from .config import (
+    KNOWN_SIZES,
+    SIZE_STEP,
+    TEXT_LENGTH,
+    Acceleration,
+    BlockSizes,
+    StreamSettings,
+)
 from .devices import Placement
 from .engine import HalloLive, load_first_frame
 from .engine.memory import MemoryBudget
@@ -74,6 +81,7 @@ __all__ = [
     "KNOWN_SIZES",
     "LONGEST_STREAM",
     "MAX_SECONDS",
+    "SIZE_STEP",
     "SPATIAL_COMPRESSION",
     "TEXT_LENGTH",
     "Acceleration",

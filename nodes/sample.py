@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..hallo_live_core import (
     KNOWN_SIZES,
     LONGEST_STREAM,
+    SIZE_STEP,
     HalloLiveError,
     LatentBlock,
     Lines,
@@ -32,6 +33,9 @@ from .sockets import ADVANCED, CATEGORY, LoadedModel, LoadedVae, Model, Vae
 
 MAX_SEED = 2**53 - 1
 """The largest number that a browser counts exactly."""
+
+SMALLEST_SIDE, LARGEST_SIDE = 64, 2048
+"""Of the picture, in pixels; beyond, memory and patience end."""
 
 _OTHERS = ", ".join(f"{width} x {height}" for height, width in KNOWN_SIZES[1:])
 SIZE_TOOLTIP = (
@@ -65,23 +69,21 @@ def sampling_inputs(*, endless: bool = False) -> list[io.Input]:
             control_after_generate=True,
             tooltip="Same seed and settings, same clip.",
         ),
-        io.Int.Input(
-            "width",
-            default=992,
-            min=64,
-            max=2048,
-            step=32,
-            tooltip=SIZE_TOOLTIP,
-        ),
-        io.Int.Input(
-            "height",
-            default=512,
-            min=64,
-            max=2048,
-            step=32,
-            tooltip=SIZE_TOOLTIP,
-        ),
+        _side("width", KNOWN_SIZES[0][1]),
+        _side("height", KNOWN_SIZES[0][0]),
     ]
+
+
+def _side(name: str, default: int) -> io.Input:
+    """An input for a side of the picture, in pixels."""
+    return io.Int.Input(
+        name,
+        default=default,
+        min=SMALLEST_SIDE,
+        max=LARGEST_SIDE,
+        step=SIZE_STEP,
+        tooltip=SIZE_TOOLTIP,
+    )
 
 
 def rare_sampling_inputs() -> list[io.Input]:

@@ -42,6 +42,9 @@ LONGEST_SETTING = 2**17
 LONGEST_NAME = 120
 """Characters of a tensor's name that a message repeats."""
 
+LONGEST_REASON = 160
+"""Characters of what a library says that a message repeats."""
+
 GIT_LFS = b"version https://git-lfs"
 DOWNLOAD_AGAIN = "download the file again"
 READABLE = "check the permissions of the file, and the disk"
@@ -271,16 +274,16 @@ def _short_json(entry: object) -> str | None:
 def _culprit(error: Exception) -> str:
     """The line of torch's long message that names the object."""
     lines = [line for line in str(error).splitlines() if "GLOBAL" in line or "nsupported" in line]
-    return lines[-1].strip()[:160]
+    return lines[-1].strip()[:LONGEST_REASON]
 
 
 def _damaged(path: Path, reason: object) -> CheckpointError:
-    first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0][:160]
+    first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     size, expected = path.stat().st_size, published_size(path.name)
     of = f" of {expected:,}" if expected and expected != size else ""
     return CheckpointError(
         f"{path.name} is incomplete or damaged",
-        found=f"{size:,}{of} bytes; {first_line}",
+        found=f"{size:,}{of} bytes; {first_line[:LONGEST_REASON]}",
         fix=DOWNLOAD_AGAIN,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HalloLiveError, RequestError
+from ..errors import HalloLiveError, RequestError, shortened
 from ..live.sessions import TooManySessionsError
 from ..types import Request
 from .guard import why_refused
@@ -155,7 +155,7 @@ def request_from_json(body: Any, defaults: Request) -> Request:  # noqa: ANN401 
     for name, value in body.items():
         known = FIELDS.get(name)
         if known is None:
-            raise RequestError("Unknown field", found=repr(name)[:80], fix=", ".join(FIELDS))
+            raise RequestError("Unknown field", found=shortened(repr(name)), fix=", ".join(FIELDS))
         if not isinstance(value, known) or isinstance(value, bool):
             wanted = " or ".join(kind.__name__ for kind in known)
             raise RequestError(f"{name} must be {wanted}", found=type(value).__name__)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+MEL_FACTOR, MEL_HZ = 2595, 700
+"""Mel is MEL_FACTOR log10(1 + hertz / MEL_HZ)."""
+
 
 @dataclass(frozen=True, slots=True)
 class MfccConfig:
@@ -65,7 +68,7 @@ def filterbank(config: MfccConfig | None = None) -> Tensor:
     config = config or MfccConfig()
     top = _mel(config.sample_rate / 2)
     mels = torch.linspace(0, top, config.num_filters + 2, dtype=torch.float64)
-    hertz = 700 * (10 ** (mels / 2595) - 1)
+    hertz = MEL_HZ * (10 ** (mels / MEL_FACTOR) - 1)
     edges = ((config.fft_size + 1) * hertz / config.sample_rate).floor()
     low, middle, high = (edges[i : i + config.num_filters, None] for i in range(3))
     bins = torch.arange(config.fft_size // 2 + 1, dtype=torch.float64)
@@ -75,7 +78,7 @@ def filterbank(config: MfccConfig | None = None) -> Tensor:
 
 
 def _mel(hertz: float) -> float:
-    return 2595 * math.log10(1 + hertz / 700)
+    return MEL_FACTOR * math.log10(1 + hertz / MEL_HZ)
 
 
 def _above_zero(energy: Tensor, config: MfccConfig) -> Tensor:
