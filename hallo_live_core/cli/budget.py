@@ -51,10 +51,24 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "budget", help="memory of a clip for each profile, by arithmetic; needs no GPU"
     )
-    parser.add_argument("--seconds", type=float, default=defaults.seconds)
-    parser.add_argument("--lookahead", type=int, default=defaults.lookahead)
     parser.add_argument(
-        "--size", type=parse_size, default=(defaults.height, defaults.width), metavar="HxW"
+        "--seconds",
+        type=float,
+        default=defaults.seconds,
+        help=f"length of the clip; default: {defaults.seconds:g}",
+    )
+    parser.add_argument(
+        "--lookahead",
+        type=int,
+        default=defaults.lookahead,
+        help=f"audio latents the picture may hear ahead; default: {defaults.lookahead}",
+    )
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        default=(defaults.height, defaults.width),
+        metavar="HxW",
+        help=f"default: {defaults.height}x{defaults.width}",
     )
     parser.add_argument("--models", type=Path, help="sizes of these files, not the published ones")
     parser.add_argument(

@@ -53,12 +53,17 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         type=float,
         help="length of the clip; 0: until Ctrl-C; default: 5, or that of --script",
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=defaults.seed,
+        help=f"same seed and settings, same clip; default: {defaults.seed}",
+    )
     parser.add_argument(
         "--lookahead",
         type=int,
         default=defaults.lookahead,
-        help="audio latents (32 ms each) the picture may hear ahead; as published: 0",
+        help="audio latents (32 ms each) the picture may hear ahead; default, as published: 0",
     )
     parser.add_argument(
         "--opening",
@@ -73,7 +78,8 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         type=parse_size,
         default=(defaults.height, defaults.width),
         metavar="HxW",
-        help=f"multiples of 32; known: {', '.join(f'{h}x{w}' for h, w in KNOWN_SIZES)}",
+        help=f"multiples of 32; default: {defaults.height}x{defaults.width}, as trained; known too: "
+        + ", ".join(f"{h}x{w}" for h, w in KNOWN_SIZES[1:]),
     )
     add_image_option(parser)
     add_model_options(parser)

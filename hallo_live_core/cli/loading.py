@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, models_required: bool 
         "--models", type=Path, required=models_required, help="folder with the weight files"
     )
     parser.add_argument(
-        "--device", default="auto", help="of the transformer: auto, cpu, cuda:0 ..."
+        "--device", default="auto", help="of the transformer: auto (default), cpu, cuda:0 ..."
     )
     parser.add_argument(
         "--split",
@@ -42,7 +42,9 @@ def add_model_options(parser: argparse.ArgumentParser, *, models_required: bool 
     )
     parser.add_argument("--text-device", help="of the text encoder; default: as --device")
     parser.add_argument(
-        "--raw-weights", action="store_true", help="not the EMA, if a file has both"
+        "--raw-weights",
+        action="store_true",
+        help="take the raw weights, not the EMA, if a file has both",
     )
     add_lora_option(parser)
     add_acceleration_options(parser)

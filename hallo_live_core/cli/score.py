@@ -52,7 +52,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         default=get_args(Faces)[0],
         help="with several faces, the mean of all or the best of them counts for lip sync",
     )
-    parser.add_argument("--device", default="auto", help="of the judges: auto, cpu, cuda:0 ...")
+    parser.add_argument(
+        "--device", default="auto", help="of the judges: auto (default), cpu, cuda:0 ..."
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "-o",

@@ -20,7 +20,7 @@ from .loading import add_model_options, load_engine, parse_size, placement
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
-DEFAULT_PORT = 8190
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8190
 LAST_PORT = 65_535
 SHUTDOWN_SECONDS = 5.0
 
@@ -30,7 +30,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     defaults = Request()
     parser = commands.add_parser("serve", help="serve a page that plays clips while they are made")
     add_model_options(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--host", default=DEFAULT_HOST, help=f"address to listen on; default: {DEFAULT_HOST}"
+    )
     parser.add_argument("--port", type=port, default=DEFAULT_PORT, help=f"default: {DEFAULT_PORT}")
     parser.add_argument(
         "--size",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hallo_live_core.cli import main
+from hallo_live_core.cli import build_parser, main
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "A woman says, <S>Hello.<E>"
@@ -230,3 +231,14 @@ def test_tiny_models_are_the_same_bytes_for_the_same_seed(tiny_models, tmp_path)
     ]
     assert not different
     assert sum((tmp_path / p).stat().st_size for p in written) < 12e6
+
+
+def test_every_option_of_every_command_has_help():
+    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    silent = [
+        f"{name} {action.dest}"
+        for name, parser in commands.choices.items()
+        for action in parser._actions
+        if not action.help
+    ]
+    assert silent == []
