@@ -78,7 +78,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         type=parse_size,
         default=(defaults.height, defaults.width),
         metavar="HxW",
-        help=f"multiples of 32; default: {defaults.height}x{defaults.width}, as trained; known too: "
+        help=f"multiples of 32; default: {defaults.height}x{defaults.width}, as trained; known: "
         + ", ".join(f"{h}x{w}" for h, w in KNOWN_SIZES[1:]),
     )
     add_image_option(parser)
