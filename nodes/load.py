@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -271,22 +272,24 @@ def _shrink(tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
 
 
 def _video_decoder(name: str, device: torch.device) -> tuple[Any, torch.dtype]:
-    weights = read_file(host.find_file(DECODERS, name, wanted=WANTED_VIDEO))
-    numbers = host.decoder_numbers(device)
-    module = video_decoder_from_state_dict(
-        weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops
-    )
+    module, numbers = _video_half(name, device, video_decoder_from_state_dict)
     tune_video_decoder(module, device)
     return module, numbers.compute
 
 
 def _video_encoder(name: str, device: torch.device) -> Any:
+    module, _ = _video_half(name, device, video_encoder_from_state_dict)
+    return host.decoder_patcher(module, device)
+
+
+def _video_half(
+    name: str, device: torch.device, build: Callable[..., torch.nn.Module]
+) -> tuple[torch.nn.Module, host.Numbers]:
+    """What `build` makes of a video VAE's file, in the numbers that the host likes best."""
     weights = read_file(host.find_file(DECODERS, name, wanted=WANTED_VIDEO))
     numbers = host.decoder_numbers(device)
-    module = video_encoder_from_state_dict(
-        weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops
-    )
-    return host.decoder_patcher(module, device)
+    module = build(weights.tensors, weights.name, dtype=numbers.storage, ops=numbers.ops)
+    return module, numbers
 
 
 def _audio_decoder(vae: str, vocoder: str) -> Any:

@@ -133,23 +133,6 @@ def changed(weight: Tensor, steps: Steps) -> Tensor:
     return wide.to(weight.dtype)
 
 
-def merge_lora(
-    weights: Mapping[str, Tensor], lora: Lora, strength: float, source: str = "The LoRA"
-) -> dict[str, Tensor]:
-    """A state dict with the changes in it; names and all other tensors stay as they are.
-
-    weights: under published names or ours. Nothing is written into its tensors.
-
-    Raises:
-        CheckpointError: the LoRA does not fit.
-    """
-    changes = changes_of(weights, lora, source) if strength else {}
-    return {
-        name: changed(tensor, [(changes[name], strength)]) if name in changes else tensor
-        for name, tensor in weights.items()
-    }
-
-
 def changes_of(weights: Mapping[str, Tensor], lora: Lora, source: str) -> dict[str, LowRank]:
     """The changes by the names that these weights have, published ones or ours.
 

@@ -20,6 +20,7 @@ from .live_routes import (
     Handler,
     json_answer,
     live_routes,
+    not_json,
     refused,
     require_aiohttp,
 )
@@ -111,8 +112,8 @@ class _Api:
 
     async def generate(self, request: web.Request) -> web.Response:
         """{"prompt": ..., "seconds": ...} -> {"id", "stream", "file"}."""
-        if request.content_type != "application/json":
-            return refused(415, "send Content-Type: application/json")
+        if (refusal := not_json(request)) is not None:
+            return refusal
         try:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):  # no JSON, no text, or numbers and nesting without end

@@ -77,6 +77,13 @@ def refused(status: int, reason: str) -> web.Response:
     return json_answer({"error": reason}, status=status)
 
 
+def not_json(request: web.Request) -> web.Response | None:
+    """A refusal of a body that is not declared as JSON, as a page of another origin may send it."""
+    if request.content_type == "application/json":
+        return None
+    return refused(415, "send Content-Type: application/json")
+
+
 class _LiveRoutes:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -100,8 +107,8 @@ class _LiveRoutes:
         session = self._find(request)
         if session is None:
             return refused(404, "no such stream")
-        if request.content_type != "application/json":
-            return refused(415, "send Content-Type: application/json")
+        if (refusal := not_json(request)) is not None:
+            return refusal
         body = await _read_little(request)
         if body is None:
             return refused(413, f"a body has at most {MAX_SAY_BYTES} bytes")
@@ -137,8 +144,8 @@ class _LiveRoutes:
         session = self._find(request)
         if session is None:
             return refused(404, "no such stream")
-        if request.content_type != "application/json":
-            return refused(415, "send Content-Type: application/json")
+        if (refusal := not_json(request)) is not None:
+            return refusal
         switch(session)
         return json_answer(_told(session))
 

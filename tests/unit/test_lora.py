@@ -9,13 +9,15 @@ from safetensors.torch import load_file, save_file
 
 from hallo_live_core.checkpoints import load_transformer
 from hallo_live_core.checkpoints.convert import convert, convert_to_fp8
-from hallo_live_core.checkpoints.lora import load_lora, merge_into, merge_lora, read_lora
+from hallo_live_core.checkpoints.lora import load_lora, merge_into, read_lora
 from hallo_live_core.checkpoints.tiny_weights import TRANSFORMER
 from hallo_live_core.cli import main
 from hallo_live_core.cli.loading import parse_lora
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit.fusion import DualStreamDiT
 from hallo_live_core.models.dit.weights import to_module, to_published
+
+from .lora_merging import merge_lora
 
 RANK, ALPHA = 4, 2.0
 PUBLISHED = "video_model.blocks.1.ffn.0", "audio_model.blocks.0.cross_attn.k_fusion"

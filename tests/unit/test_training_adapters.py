@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hallo_live_core.checkpoints.load import load_transformer
-from hallo_live_core.checkpoints.lora import load_lora, merge_lora
+from hallo_live_core.checkpoints.lora import load_lora
 from hallo_live_core.errors import CheckpointError
 from hallo_live_core.models.dit import TeacherPass
 from training.adapters import (
@@ -34,6 +34,7 @@ from training.trainer import Trainer
 
 from ..training_world import recipe_values, write_recipe, write_world
 from .dit_models import normal, tiny_dit, tiny_text
+from .lora_merging import merge_lora
 
 SETTINGS = AdapterSettings(rank=2, alpha=3.0)
 ADAPTERS = {"rank": 2, "alpha": 3.0}
