@@ -14,8 +14,16 @@ from hallo_live_core.checkpoints.rewards import (
 from hallo_live_core.rewards.base import Watch
 from hallo_live_core.rewards.clip import retime
 from hallo_live_core.rewards.combine import reference_scales, z_scores
-from hallo_live_core.rewards.sync.crop import crop_boxes, crop_faces, crop_path, cut
+from hallo_live_core.rewards.sync.crop import (
+    GREY,
+    MEDIAN_KERNEL,
+    crop_boxes,
+    crop_faces,
+    crop_path,
+    cut,
+)
 from hallo_live_core.rewards.sync.detect import (
+    SCALE,
     decode,
     make_priors,
     normalise,
@@ -28,7 +36,7 @@ from hallo_live_core.rewards.sync.mfcc import MfccConfig, analyse, filterbank, m
 from hallo_live_core.rewards.sync.s3fd import S3FD
 from hallo_live_core.rewards.sync.score import pair_distances, sync_curve
 from hallo_live_core.rewards.sync.syncnet import SyncNet, audio_windows, lip_input
-from hallo_live_core.rewards.sync.tracking import link
+from hallo_live_core.rewards.sync.tracking import MAX_GAP, MIN_IOU, link
 
 from .filled import filled
 from .harness import Golden, assert_max_abs, assert_rel_l2
@@ -118,6 +126,7 @@ def check_syncnet_pipeline(golden: Golden) -> None:
 
 
 def check_s3fd_preprocess(golden: Golden) -> None:
+    assert golden.meta["config"]["scale"] == SCALE
     scaled = scale_frames(golden["in.rgb"][None])[0]
     assert_max_abs(scaled, golden["out.scaled"], "scaled", 1)
     assert_max_abs(normalise(golden["out.scaled"][None]), golden["out.net_input"], "input", 1e-6)
@@ -173,6 +182,8 @@ def check_s3fd_decode(golden: Golden) -> None:
 
 
 def check_face_track(golden: Golden) -> None:
+    config = golden.meta["config"]
+    assert (config["iou_threshold"], config["max_gap"]) == (MIN_IOU, MAX_GAP)
     for name, case in golden.meta["config"]["cases"].items():
         rows = golden[f"in.{name}.det"]
         faces = [rows[rows[:, 0] == frame][:, 1:] for frame in range(case["num_frames"])]
@@ -187,10 +198,12 @@ def check_face_track(golden: Golden) -> None:
 
 
 def check_face_crop(golden: Golden) -> None:
+    config = golden.meta["config"]
+    assert (config["pad_value"], config["median_kernel"]) == (GREY, MEDIAN_KERNEL)
     path = crop_path(golden["in.bbox"])
     for name in ("half_size", "center_x", "center_y"):
         assert torch.equal(getattr(path, name), golden[f"out.{name}"]), name
-    boxes = crop_boxes(path, golden.meta["config"]["crop_scale"])
+    boxes = crop_boxes(path, config["crop_scale"])
     geometry = [[b.pad, b.top, b.bottom, b.left, b.right] for b in boxes]
     assert geometry == golden["out.geometry"].tolist()
     frames = golden["in.frames_picked"]

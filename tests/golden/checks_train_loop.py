@@ -51,12 +51,12 @@ def check_tables_of(golden: Golden, prefix: str, shift: float) -> None:
     query = golden["in.query"].float()
     assert torch.equal(schedule.index(query), golden[f"{prefix}.query_index"])
     assert_close(schedule.sigmas_at(query), golden, f"{prefix}.query_sigma", TABLE)
-    for name in golden.group("in"):
-        if name.startswith("list_"):
-            check_exits(golden, prefix, name.removeprefix("list_"), shift)
-    for name in golden.group(prefix):
-        if name.startswith("teacher_sigmas_"):
-            check_teacher_table(golden, prefix, int(name.removeprefix("teacher_sigmas_")), shift)
+    lists, teachers = "in.list_", f"{prefix}.teacher_sigmas_"
+    for name in golden.tensors:
+        if name.startswith(lists):
+            check_exits(golden, prefix, name.removeprefix(lists), shift)
+        elif name.startswith(teachers):
+            check_teacher_table(golden, prefix, int(name.removeprefix(teachers)), shift)
 
 
 def check_exits(golden: Golden, prefix: str, name: str, shift: float) -> None:

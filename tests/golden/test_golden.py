@@ -43,7 +43,11 @@ def test_golden(golden: Golden):
         assert golden.meta.get("mean") or golden.meta.get("rows")
         return
     assert golden.kind in CHECKS, f"no check for kind {golden.kind!r}"
-    CHECKS[golden.kind](golden)
+    try:
+        CHECKS[golden.kind](golden)
+    except Exception as error:
+        unread = ", ".join(golden.meta.passed_over())
+        raise AssertionError(f"{error!r}; entries that were not read: {unread}") from error
     strict = golden.path.parent in STRICT
     if golden.path.with_suffix(".safetensors").exists():
         assert not golden.overlooked(("",) if strict else RESULTS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hallo_live_core.config import BlockSizes, ScheduleConfig
+from hallo_live_core.config import BlockSizes, ScheduleConfig, TransformerConfig
 from hallo_live_core.functional.blocks import Block, ClipPlan
 from hallo_live_core.functional.noise import ClipShape
 from hallo_live_core.functional.schedule import NoiseSchedule
@@ -18,6 +18,7 @@ from training.rollout import RolloutShape
 from training.trainable import published_parameters
 from training.types import Latents, StreamWeights
 
+from .facts import Facts
 from .harness import Golden
 
 WIDE = torch.float64
@@ -66,10 +67,22 @@ def load(golden: Golden, role: str) -> DualStreamDiT:
         audio=replace(found.audio, eps=c["eps"]),
         audio_rope_scale=c["temporal_rope_scaling_factor_audio"],
     )
-    assert (config.video.dim, config.audio.dim) == (c["video_dim"], c["audio_dim"])
+    assert_stated(config, c)
     model = DualStreamDiT(config, device="meta")
     model.load_state_dict(to_module(named), assign=True)
     return model.requires_grad_(True)
+
+
+def assert_stated(config: TransformerConfig, c: Facts) -> None:
+    """What the file says of the network is what its weights say; there are no variants of norms."""
+    found: dict[str, object] = {"layers": config.num_layers, "head_dim": config.video.head_dim}
+    for letter, name, stream in (("v", "video", config.video), ("a", "audio", config.audio)):
+        found |= {f"{name}_dim": stream.dim, f"{letter}_heads": stream.num_heads}
+        found |= {f"{letter}_ffn": stream.ffn_dim, f"{letter}_ch": stream.in_channels}
+        found |= {f"patch_size_{name}": list(stream.patch)}
+        found |= {"freq_dim": stream.freq_dim, "text_dim": stream.text_dim}
+    found |= {"qk_norm": True, "cross_attn_norm": True}
+    assert {name: c.get(name, value) for name, value in found.items()} == found
 
 
 def schedule_of(golden: Golden) -> NoiseSchedule:
