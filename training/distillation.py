@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hallo_live_core.errors import RequestError
+from hallo_live_core.functional.schedule import NoiseSchedule
 from hallo_live_core.models.dit import DualStreamDiT
 from hallo_live_core.rewards.combine import LossScales
 
@@ -69,6 +70,22 @@ class DistillationSettings:
                 "The decoupled loss needs one exit step for all blocks",
                 fix="set same_step_across_blocks to true, or decoupled to false",
             )
+
+
+def check_score_times(settings: DistillationSettings, schedule: NoiseSchedule) -> None:
+    """Refuse score times that some exit step would leave none of.
+
+    Raises:
+        RequestError: so it is, and a run would stop when it first draws that step.
+    """
+    rollout, times = settings.rollout, settings.score_times
+    last = len(exit_steps(schedule)) - 1
+    for exit_step in range(last if rollout.last_step_only else 0, last + 1):
+        shared = rollout.same_step_across_blocks
+        interval = exit_interval(schedule, exit_step) if shared else None
+        score_range(times, interval)
+        if settings.dmd.decoupled:
+            guidance_range(times, interval)
 
 
 class StepDraw(NamedTuple):

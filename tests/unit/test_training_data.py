@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from hallo_live_core.errors import CheckpointError, HalloLiveError, PromptError
+from hallo_live_core.errors import CheckpointError, HalloLiveError, PromptError, RequestError
 from training.config_reader import RecipeError, build
 from training.data.embeddings import TextStore, unpadded
 from training.data.lmdb_layout import LmdbPairs, write_lmdb
@@ -174,7 +174,7 @@ def test_stage_1_leaves_out_trajectories_that_judges_like_less(world, scored):
     recipe = build(Recipe, recipe_values(world, "train-ode", data=data))
     pairs = open_pairs(scored, SIZE, CONFIG, steps=STEPS)
     batches = Batches(pairs, recipe, Processes(recipe.parallel, cpu=True))
-    kept = {str(pairs.info(batches._order[i])["prompt"]) for i in range(len(PROMPTS))}
+    kept = {str(pairs.info(batches.order[i])["prompt"]) for i in range(len(PROMPTS))}
     assert kept == {p for p in PROMPTS[1:] if len(p) >= lengths[2]}
 
 
@@ -202,6 +202,15 @@ def test_an_epoch_shows_every_sample_once_and_the_next_in_another_order():
     assert epochs[0] != epochs[1]
     assert [order[i] for i in range(18)] == epochs[0] + epochs[1]
     assert [EndlessOrder(keys, seed=2)[i] for i in range(9)] != epochs[0]
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(caplog):
+    order = EndlessOrder(["a", "b", "c"], seed=1)
+    order.check(order.fingerprint)
+    order.check(None)  # a checkpoint from before it was kept
+    assert not caplog.records
+    EndlessOrder(["a", "b", "c", "d"], seed=1).check(order.fingerprint)
+    assert "not those of the checkpoint (3 samples" in caplog.text
 
 
 def test_embeddings_are_padded_to_the_longest_and_no_further(world):
@@ -236,6 +245,18 @@ def test_a_run_is_refused_before_it_begins_when_its_data_do_not_fit(world, tmp_p
     prompts.write_text("text_prompt\nsomething new\n")
     message = refused(world, "train-hpdmd", DataError, data={"prompts": str(prompts)})
     assert "1 prompts have no embedding" in message
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"scores": {"lowest": 300, "up_to_exit": True}},
+        {"scores": {"lowest": 300}, "dmd": {"decoupled": True}},
+    ],
+)
+def test_score_times_that_an_exit_step_leaves_none_of_are_refused_before_the_run(world, groups):
+    message = refused(world, "train-hpdmd", RequestError, **groups)
+    assert "no score time between these limits" in message and "300 to 250" in message
 
 
 def test_networks_of_different_sizes_and_absent_judges_are_refused(world):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
@@ -11,6 +13,8 @@ from hallo_live_core.functional.noise import keyed_generator
 
 from .shards import DataError
 
+LOGGER = logging.getLogger(__name__)
+FINGERPRINT_DIGITS = 16
 CACHED_EPOCHS = 2
 """Batches cross from one epoch into the next, so two orders are wanted at a time."""
 
@@ -34,6 +38,21 @@ class EndlessOrder:
     def __getitem__(self, position: int) -> str:
         epoch, index = divmod(position, len(self.keys))
         return self.keys[_permutation(self.seed, epoch, len(self.keys))[index]]
+
+    @property
+    def fingerprint(self) -> str:
+        """What data this is an order of: number of samples and checksum of their keys."""
+        digest = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+        return f"{len(self.keys)} samples, {digest}"
+
+    def check(self, stored: str | None) -> None:
+        """Warn when a run goes on with other data than those of its checkpoint; None: not known."""
+        if stored is not None and stored != self.fingerprint:
+            LOGGER.warning(
+                "The data are not those of the checkpoint (%s, now %s): their order is another",
+                stored,
+                self.fingerprint,
+            )
 
     def batch(self, number: int, size: int) -> list[str]:
         """The keys of the `number`-th batch of `size` samples, both counted over all processes."""

@@ -39,19 +39,19 @@ class Batches:
     def __init__(self, samples: Samples, recipe: Recipe, processes: Processes) -> None:
         self._samples, self._processes = samples, processes
         skip = read_skip_list(recipe.data.skip) | unliked(samples, recipe.data.least_scores)
-        self._order = EndlessOrder(samples.keys, seed=recipe.run.seed, skip=skip)
+        self.order = EndlessOrder(samples.keys, seed=recipe.run.seed, skip=skip)
         self._reader = ThreadPoolExecutor(1)
         self._step = recipe.run.micro_batch * processes.count
         self._ahead: tuple[list[str], Future[list[Sample]]] | None = None
 
     def read(self, micro_batch: MicroBatch) -> tuple[Latents, list[str]]:
         """Latents and prompts of the samples, on the device in the dtype of the computation."""
-        keys = [self._order[position] for position in micro_batch.positions]
+        keys = [self.order[position] for position in micro_batch.positions]
         if self._ahead is None or self._ahead[0] != keys:
             self._read_ahead(keys)
         assert self._ahead is not None
         samples = self._ahead[1].result()
-        self._read_ahead([self._order[p + self._step] for p in micro_batch.positions])
+        self._read_ahead([self.order[p + self._step] for p in micro_batch.positions])
         place = {"device": self._processes.device, "dtype": self._processes.dtype}
         video, audio = (
             torch.stack([sample.tensors[name] for sample in samples]).to(**place)

@@ -19,6 +19,7 @@ from ..data.sampler import EndlessOrder
 from ..distillation import (
     DistillationSettings,
     Networks,
+    check_score_times,
     critic_backward,
     draw_step,
     generator_backward,
@@ -41,6 +42,7 @@ class Distillation:
     """See `trainer.Phase`. judge: gives the scores that `recipe.rewards` names.
 
     Raises:
+        RequestError: an exit step would leave no score time.
         RecipeError: the recipe wants rewards and there is no judge, or a teacher in 8 bits that is
             not a whole copy of its own, or exits per sample of a sharded network.
     """
@@ -52,6 +54,11 @@ class Distillation:
         check_own_teacher(recipe, processes)
         check_exits(recipe, processes)
         self.recipe, self.processes, self.judge = recipe, processes, judge
+        self.settings = DistillationSettings(
+            recipe.rollout, recipe.dmd, recipe.scores, recipe.weights
+        )
+        schedule = NoiseSchedule(recipe.schedule)
+        check_score_times(self.settings, schedule)
         frozen = FrozenNetworks(processes)
         student = make_learner(
             STUDENT, recipe.model.student, recipe, recipe.optimizer, processes, frozen=frozen
@@ -69,11 +76,8 @@ class Distillation:
         self.learners = {STUDENT: student, CRITIC: critic}
         teacher = load_teacher(recipe, processes, frozen, like=config)
         self.networks = Networks(student.network, critic.network, teacher)
-        self.settings = DistillationSettings(
-            recipe.rollout, recipe.dmd, recipe.scores, recipe.weights
-        )
         clip = clip_shape(recipe, student.network, recipe.run.micro_batch)
-        self.shape = RolloutShape(clip, NoiseSchedule(recipe.schedule), processes.dtype)
+        self.shape = RolloutShape(clip, schedule, processes.dtype)
         self.loop = LoopSettings(
             generator_every=recipe.generator_every,
             ema_start_step=recipe.ema.start_step,
@@ -147,10 +151,12 @@ class Distillation:
 
     def state(self) -> dict[str, Any]:
         """See `Phase`."""
-        return {"histories": {name: asdict(history) for name, history in self.histories.items()}}
+        histories = {name: asdict(history) for name, history in self.histories.items()}
+        return {"histories": histories, "data": self.order.fingerprint}
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Phase`."""
+        self.order.check(state.get("data"))
         stored = state["histories"].items()
         self.histories = {name: RunningStatistics(**values) for name, values in stored}
 

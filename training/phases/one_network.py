@@ -53,8 +53,9 @@ class OneNetwork:
         return tuple(events)
 
     def state(self) -> dict[str, Any]:
-        """See `Phase`; there is nothing else."""
-        return {}
+        """See `Phase`: of what data the order is made."""
+        return {"data": self.batches.order.fingerprint}
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Phase`."""
+        self.batches.order.check(state.get("data"))
