@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
@@ -54,18 +55,21 @@ class BackgroundWorker(Generic[Item, Result]):
         self._thread = thread or StandingThread(name)
         self._is_own = thread is None
         self._job: Future[None] | None = None
+        self._at_exit: weakref.finalize[..., BackgroundWorker[Item, Result]] | None = None
 
     def __enter__(self) -> BackgroundWorker[Item, Result]:
         inference = torch.is_inference_mode_enabled()
         self._job = self._thread.begin(lambda: self._run(inference))
+        # A program that ends with the context open must not end in the middle of the work.
+        self._at_exit = weakref.finalize(self, _leave, self._stop, self._job)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
+        if self._at_exit is not None:
+            self._at_exit()
         if self._is_own:
             self._thread.end()
-        elif self._job is not None:
-            wait([self._job])
 
     @property
     def num_waiting(self) -> int:
@@ -126,3 +130,9 @@ class BackgroundWorker(Generic[Item, Result]):
                 self._results.put(result)
                 if self._stop.is_set():
                     return
+
+
+def _leave(stop: threading.Event, job: Future[None]) -> None:
+    """Stop after the result in hand, and wait for that."""
+    stop.set()
+    wait([job])

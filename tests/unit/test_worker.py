@@ -1,6 +1,9 @@
 import contextvars
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +104,34 @@ def test_leaving_early_stops_after_the_result_in_hand():
     time.sleep(0.05)
     assert len(made) == count
     assert not hallo_threads()
+
+
+LEFT_OPEN = """
+import torch
+from hallo_live_core.decoding.worker import BackgroundWorker
+
+def endless(item):
+    while True:
+        yield torch.randn(300, 300) @ torch.randn(300, 300)
+
+worker = BackgroundWorker(endless).__enter__()
+worker.offer(1)
+while not list(worker.ready()):
+    pass
+print("left open")
+"""
+
+
+def test_a_program_that_leaves_a_worker_open_still_ends_well():
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left open\n", "")
 
 
 def test_the_thread_inherits_inference_mode_and_context():
