@@ -17,6 +17,7 @@ from ..hallo_live_core import (
     speech_overrun,
 )
 from . import host, host_watch
+from .refusal import accepted
 from .sockets import ADVANCED, CATEGORY
 
 logger = logging.getLogger(__name__)
@@ -119,11 +120,8 @@ class HalloLiveTextEncode(io.ComfyNode):
     ) -> bool | str:
         if raw_prompt is None or (not raw_prompt and None in (scene, speech, voice, ambience)):
             return True  # a linked text is only known when it arrives
-        try:
-            _compose(scene or "", speech or "", voice or "", ambience or "", raw_prompt)
-        except PromptError as error:
-            return str(error)
-        return True
+        parts = (scene or "", speech or "", voice or "", ambience or "", raw_prompt)
+        return accepted(lambda: _compose(*parts))
 
     @classmethod
     def execute(

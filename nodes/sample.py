@@ -13,7 +13,6 @@ from ..hallo_live_core import (
     KNOWN_SIZES,
     LONGEST_STREAM,
     SIZE_STEP,
-    HalloLiveError,
     LatentBlock,
     Lines,
     Request,
@@ -25,6 +24,7 @@ from .first_frame import first_frame_input, with_first_frame
 from .latents import latent_outputs, latents_from_blocks
 from .live_run import KEPT_BLOCKS, LiveRun
 from .long_stream import MOST_BLOCKS, long_stream_inputs
+from .refusal import accepted
 from .room import ready
 from .run import RunReport, as_audio, engine_of
 from .script import encoded, read_positive
@@ -277,8 +277,5 @@ def with_end(request: Request) -> Request:
 
 def check_settings(**wanted: Any) -> bool | str:
     """True, or why these settings cannot work. Linked ones are None, and checked when they come."""
-    try:
-        plan_request(Request(**{k: v for k, v in wanted.items() if v is not None}))
-    except HalloLiveError as error:
-        return str(error)
-    return True
+    known = {name: value for name, value in wanted.items() if value is not None}
+    return accepted(lambda: plan_request(Request(**known)))

@@ -9,7 +9,6 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hallo_live_core import (
-    HalloLiveError,
     Lines,
     NextSaid,
     Script,
@@ -20,6 +19,7 @@ from ..hallo_live_core import (
 )
 from . import host
 from .prompt import PROMPT_KEY, encode, read_conditioning
+from .refusal import accepted
 from .sockets import CATEGORY
 
 SECONDS_KEY = "hallolive_seconds"
@@ -82,11 +82,7 @@ class HalloLiveScript(io.ComfyNode):
     def validate_inputs(cls, scene: str | None = None, lines: str | None = None) -> bool | str:
         if lines is None:
             return True  # a linked text is only known when it arrives
-        try:
-            script_of_text(lines, SCENE if scene is None else scene)
-        except HalloLiveError as error:
-            return str(error)
-        return True
+        return accepted(lambda: script_of_text(lines, SCENE if scene is None else scene))
 
     @classmethod
     def execute(cls, clip: Any, scene: str, lines: str) -> io.NodeOutput:

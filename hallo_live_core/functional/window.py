@@ -28,7 +28,7 @@ class Window:
             raise RequestError(
                 "The blocks that always stay leave no room in the window for the current one",
                 found=f"{self.sink} of {self.blocks}",
-                fix=f"let 0 to {self.blocks - 1} stay",
+                fix=f"let at most {self.blocks - 1} stay",
             )
 
     def place(self, block: int) -> int:

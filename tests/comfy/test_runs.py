@@ -287,6 +287,7 @@ def test_settings_that_cannot_work_are_refused(server, streaming, inputs, words)
     errors = server.refusals(with_inputs(streaming, SAMPLER, **inputs))
     assert errors and all(word in errors[0] for word in words), errors
     assert "Fix:" in errors[0]
+    assert all(error.endswith(" - see above") for error in errors[1:]), errors
 
 
 @pytest.mark.parametrize(
