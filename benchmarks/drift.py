@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.parity import distance
 from hallo_live_core.checkpoints import load_transformer
 from hallo_live_core.checkpoints.eight_bit import load_transformer_in_8_bits
 from hallo_live_core.checkpoints.tiny_weights import TRANSFORMER
@@ -147,11 +148,6 @@ def distances(one: list[LatentBlock], other: list[LatentBlock]) -> list[tuple[fl
     """(picture, sound) of every second."""
     pairs = zip(seconds(one), seconds(other), strict=True)
     return [(distance(a[0], b[0]), distance(a[1], b[1])) for a, b in pairs]
-
-
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Relative L2."""
-    return ((one - other).norm() / other.norm()).item()
 
 
 @torch.inference_mode()
