@@ -35,6 +35,7 @@ class RunReport:
         self._started = time.monotonic()
         self._first_after: float | None = None
         self._block = -1
+        self._first: MediaChunk | None = None
         self._num_blocks = 0
 
     def advance(self, progress: Progress) -> None:
@@ -45,11 +46,16 @@ class RunReport:
     def show(self, chunk: MediaChunk, *, remark: str = "", watched: bool = False) -> None:
         """The first picture of every block, and how fast the run is.
 
-        watched: a player shows all this already, and better; then nothing is shown here.
+        It is shown when the next chunk comes, whose work the GPU has by then: waiting for a picture
+        must not leave it idle. watched: a player shows all this already, and better; then nothing
+        is shown here.
         """
-        if chunk.block == self._block or not len(chunk.frames):
+        first, self._first = self._first, None
+        if chunk.block != self._block:
+            self._block, self._first = chunk.block, chunk
+        if first is None or not len(first.frames):
             return
-        self._block = chunk.block
+        chunk = first
         elapsed = time.monotonic() - self._started
         if self._first_after is None:
             self._first_after = elapsed
