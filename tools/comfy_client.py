@@ -35,6 +35,18 @@ def call(url: str, body: object = None) -> dict[str, Any]:
         raise SystemExit(f"{url}: {error.reason}") from error
 
 
+def read(path: Path) -> dict:
+    """A workflow in API form."""
+    try:
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} cannot be read: {error}") from None
+    nodes = workflow.values() if isinstance(workflow, dict) else [None]
+    if not all(isinstance(node, dict) and "class_type" in node for node in nodes):
+        raise SystemExit(f"{path} is not in API form; see workflows/api")
+    return workflow
+
+
 def change(workflow: dict, settings: list[str]) -> None:
     """Apply NODE.INPUT=VALUE; the value is JSON if it can be read as that."""
     for setting in settings:
@@ -87,12 +99,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("workflow", type=Path, help="JSON in API form, as in workflows/api")
     parser.add_argument("-o", "--output", default="clip.mp4", help="file, or - for standard output")
-    parser.add_argument("--server", default="http://127.0.0.1:8188")
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE")
+    parser.add_argument(
+        "--server", default="http://127.0.0.1:8188", help="of ComfyUI; default: %(default)s"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="change an input; may be repeated",
+    )
     options = parser.parse_args()
     server = options.server.rstrip("/")
-    workflow = json.loads(options.workflow.read_text(encoding="utf-8"))
+    workflow = read(options.workflow)
     change(workflow, options.set)
+    target = Path(options.output)
+    if target.is_dir() or not target.parent.is_dir():
+        raise SystemExit(f"{target}: name a file in a folder that exists")
     prompt = call(f"{server}/prompt", {"prompt": workflow})["prompt_id"]
     print(f"queued as {prompt}", file=sys.stderr)
     try:
@@ -100,14 +123,15 @@ def main() -> None:
         if options.output == "-":
             save(server, stream, sys.stdout.buffer)
         else:
-            with Path(options.output).open("wb") as file:
+            with target.open("wb") as file:
                 save(server, stream, file)
         status = call(f"{server}/hallolive/sessions/{stream}")
         print(f"{status['state']}: {status['error'] or options.output}", file=sys.stderr)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (KeyboardInterrupt, OSError) as error:
         call(f"{server}/queue", {"delete": [prompt]})
         call(f"{server}/interrupt", {"prompt_id": prompt})
-        raise SystemExit("stopped") from None
+        wished = isinstance(error, KeyboardInterrupt | BrokenPipeError)
+        raise SystemExit("stopped" if wished else f"stopped: {error}") from None
 
 
 if __name__ == "__main__":

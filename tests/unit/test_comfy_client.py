@@ -7,10 +7,12 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import uuid
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -127,6 +129,26 @@ def test_ctrl_c_cancels_the_run_and_what_has_come_plays(tmp_path):
             comfy.session.end("stopped")
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.json"], "missing.json cannot be read"),
+        (["text.json"], "text.json cannot be read"),
+        (["canvas.json"], "canvas.json is not in API form"),
+        (["api.json", "-o", "no/clip.mp4"], "name a file in a folder that exists"),
+        (["api.json", "-o", "."], "name a file in a folder that exists"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_one_line_before_the_run(tmp_path, arguments, words):
+    (tmp_path / "text.json").write_text("{")
+    (tmp_path / "canvas.json").write_text('{"nodes": [], "version": 0.4}')
+    (tmp_path / "api.json").write_text(json.dumps(WORKFLOW))
+    command = [sys.executable, str(CLIENT), *arguments, "--server", "http://127.0.0.1:1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_run_without_a_stream_and_a_wrong_setting_are_told(tmp_path):
