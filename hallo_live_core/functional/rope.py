@@ -59,28 +59,19 @@ def rotary_angles(positions: int, width: int, *, scale: float = 1.0) -> Tensor:
     return torch.outer(scale * index, frequencies)
 
 
-def video_angles(frames: int, height: int, width: int, head_dim: int) -> Tensor:
-    """Angles of a grid of tokens, float64 [frames * height * width, head_dim / 2]."""
-    grid = (frames, height, width)
-    return _over_grid(grid, _axis_angles(grid, head_dim))
+def video_table(
+    grid: tuple[int, int, int], head_dim: int, *, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Rotations of a grid (frames, rows, columns) of tokens, [tokens, head_dim / 2, 2].
 
-
-def _axis_angles(grid: tuple[int, int, int], head_dim: int) -> list[Tensor]:
-    """Angles of the positions along each axis, [positions, width of the axis / 2]."""
-    axes = zip(grid, axis_widths(head_dim), strict=True)
-    return [rotary_angles(positions, width) for positions, width in axes]
-
-
-def _over_grid(grid: tuple[int, int, int], axes: list[Tensor]) -> Tensor:
-    """What belongs to positions [positions, k, ...] along each axis, for every token of the grid.
-
-    Returns [tokens, sum of all k, ...], in the order (frame, row, column).
+    Only the few positions of each axis are computed on the CPU, since a prompt waits for this.
     """
     parts: list[Tensor] = []
-    for axis, rows in enumerate(axes):
-        shape = [1, 1, 1, *rows.shape[1:]]
-        shape[axis] = grid[axis]
-        parts.append(rows.reshape(shape).expand(*grid, *rows.shape[1:]))
+    for axis, (positions, width) in enumerate(zip(grid, axis_widths(head_dim), strict=True)):
+        turns = cos_sin(rotary_angles(positions, width)).to(dtype).to(device)
+        shape = [1, 1, 1, *turns.shape[1:]]
+        shape[axis] = positions
+        parts.append(turns.reshape(shape).expand(*grid, *turns.shape[1:]))
     return torch.cat(parts, dim=3).flatten(0, 2)
 
 
@@ -131,11 +122,8 @@ def rotary_tables(
         )
     head_dim, dtype = config.video.head_dim, at_least_float32(dtype)
     audio = cos_sin(audio_angles(audio_latents, head_dim, config.audio_rope_scale))
-    # The few angles of each axis, and only then all tokens: a prompt waits for this.
-    axes = [cos_sin(angles).to(dtype).to(device) for angles in _axis_angles(grid, head_dim)]
-    return RotaryTables(
-        _over_grid(grid, axes), audio.to(dtype).to(device), tokens_per_latent=height * width
-    )
+    video = video_table(grid, head_dim, device=device, dtype=dtype)
+    return RotaryTables(video, audio.to(dtype).to(device), tokens_per_latent=height * width)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

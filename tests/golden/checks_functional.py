@@ -16,7 +16,7 @@ from hallo_live_core.functional.rope import (
     cos_sin,
     rotary_angles,
     rotate,
-    video_angles,
+    video_table,
 )
 from hallo_live_core.functional.schedule import (
     add_noise,
@@ -113,7 +113,8 @@ def check_rope(golden: Golden) -> None:
     for name in [n for n in golden.tensors if ".start" in n]:
         start = int(name.rsplit("start", 1)[1])
         if name.startswith("out.rope.video"):
-            table = cos_sin(video_angles(start + frames, height, width, head_dim))
+            grid = (start + frames, height, width)
+            table = video_table(grid, head_dim, device=video.device, dtype=video.dtype)
             found = rotate(video, table[start * height * width :])
         else:
             table = cos_sin(audio_angles(start + audio.shape[1], head_dim, scale))

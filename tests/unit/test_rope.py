@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 
@@ -6,9 +8,10 @@ from hallo_live_core.functional.rope import (
     audio_angles,
     axis_widths,
     cos_sin,
+    rotary_angles,
     rotary_tables,
     rotate,
-    video_angles,
+    video_table,
 )
 
 from .dit_models import CPU, TINY, normal
@@ -30,7 +33,7 @@ def test_the_first_pair_turns_by_its_position():
 
 def test_attention_between_two_frames_depends_on_their_distance_only():
     q, k = normal(1, 1, 1, 12, seed=1), normal(1, 1, 1, 12, seed=2)
-    table = cos_sin(video_angles(9, 1, 1, 12))
+    table = video_table((9, 1, 1), 12, device=CPU, dtype=torch.float64)
 
     def score(i, j):
         return (rotate(q, table[i : i + 1]) * rotate(k, table[j : j + 1])).sum()
@@ -39,7 +42,8 @@ def test_attention_between_two_frames_depends_on_their_distance_only():
 
 
 def test_five_audio_latents_stand_where_one_video_latent_stands():
-    sound, picture = audio_angles(11, 12, 0.2), video_angles(3, 1, 1, 12)
+    sound = cos_sin(audio_angles(11, 12, 0.2))
+    picture = video_table((3, 1, 1), 12, device=CPU, dtype=torch.float64)
     time_pairs = axis_widths(12)[0] // 2
     torch.testing.assert_close(sound[5, :time_pairs], picture[1, :time_pairs])
     torch.testing.assert_close(sound[10, :time_pairs], picture[2, :time_pairs])
@@ -61,8 +65,11 @@ def test_a_later_block_uses_later_rows_of_the_same_table():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_table_holds_cosine_and_sine_of_every_tokens_angles(dtype):
     found = tables(frames=4, dtype=dtype).video
-    expected = cos_sin(video_angles(4, 2, 3, TINY.video.head_dim)).to(dtype)
-    assert torch.equal(found, expected)
+    axes = zip((4, 2, 3), axis_widths(TINY.video.head_dim), strict=True)
+    frames, rows, columns = (rotary_angles(count, width) for count, width in axes)
+    where = product(range(4), range(2), range(3))
+    angles = [torch.cat([frames[f], rows[r], columns[c]]) for f, r, c in where]
+    assert torch.equal(found, cos_sin(torch.stack(angles)).to(dtype))
 
 
 def test_half_precision_is_rotated_in_float32_and_float64_stays():

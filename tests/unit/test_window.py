@@ -14,7 +14,7 @@ from hallo_live_core.functional.rope import (
     cos_sin,
     earlier_in_time,
     rotate,
-    video_angles,
+    video_table,
 )
 from hallo_live_core.functional.schedule import NoiseSchedule, clean_from_flow
 from hallo_live_core.functional.window import Window
@@ -112,7 +112,8 @@ class CountingOn(Denoiser):
         state.video_self = state.video_cross = None
         super().__init__(model, state, schedule)
         head = TINY.video.head_dim
-        self.video_rows = cos_sin(video_angles(plan.video_latents, 2, 3, head))
+        grid = (plan.video_latents, 2, 3)
+        self.video_rows = video_table(grid, head, device=CPU, dtype=torch.float64)
         self.audio_rows = cos_sin(audio_angles(plan.audio_horizon, head, TINY.audio_rope_scale))
         self.caches = [[{} for _ in range(TINY.num_layers)] for _ in range(2)]
 
@@ -251,9 +252,9 @@ def block(seed, dtype=torch.float32):
 
 def test_a_key_moved_up_is_the_key_of_the_same_token_earlier():
     keys = normal(1, STEP, 2, 12, dtype=torch.float64)
-    angles = cos_sin(video_angles(4, 2, 3, 12))
-    moved = rotate(rotate(keys, angles[STEP:]), earlier_in_time(12, 2, torch.float64))
-    torch.testing.assert_close(moved, rotate(keys, angles[:STEP]))
+    turns = video_table((4, 2, 3), 12, device=CPU, dtype=torch.float64)
+    moved = rotate(rotate(keys, turns[STEP:]), earlier_in_time(12, 2, torch.float64))
+    torch.testing.assert_close(moved, rotate(keys, turns[:STEP]))
 
 
 @torch.no_grad()
