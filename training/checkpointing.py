@@ -158,7 +158,11 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return json.loads((Path(path) / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of a run", found=error) from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint of a run",
+            found=error,
+            fix="if the run made it, delete it; the run goes on from the one before",
+        ) from error
 
 
 def restore(into: Mapping[str, Tensor], snapshot: Snapshot, prefix: str, source: object) -> None:

@@ -32,8 +32,15 @@ class JsonLines:
     """One JSON object per line, on disk at once."""
 
     def __init__(self, folder: Path, _name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / LOG_FILE).open("a", encoding="utf-8", buffering=1)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / LOG_FILE).open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise HalloLiveError(
+                f"The run cannot write to {folder}",
+                found=error.strerror,
+                fix="name another run.folder",
+            ) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """See `Sink`."""
@@ -95,7 +102,7 @@ class Log:
     def __init__(
         self, folder: Path, extra: Sequence[str], *, first: int, last: int, silent: bool
     ) -> None:
-        sinks = [] if silent else [JsonLines, *(SINKS[name] for name in extra)]
+        sinks = [] if silent else [*(SINKS[name] for name in extra), JsonLines]
         self._sinks = [sink(folder, folder.name) for sink in sinks]
         self._bar = tqdm(total=last, initial=first, desc=folder.name, disable=silent, leave=False)
 

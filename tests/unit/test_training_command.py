@@ -103,6 +103,19 @@ def test_a_phase_that_writes_data_says_how_much_it_has_written(tmp_path, capsys)
         assert capsys.readouterr().out == f"{expected} trajectories written to {tmp_path}/made\n"
 
 
+@pytest.mark.parametrize("phase", ["train-ode", "make-ode-pairs"])
+def test_a_folder_that_cannot_be_written_to_is_one_line_before_any_work(tmp_path, capsys, phase):
+    world, file = write_world(tmp_path), tmp_path / "file"
+    file.write_text("in the way")
+    groups = {"run": {"folder": str(file)}} if phase == "train-ode" else {}
+    values = recipe_values(world, phase, **groups)
+    if phase == "make-ode-pairs":
+        values["data"]["pairs"] = str(file / "pairs")
+    assert main([phase, "--config", str(write_recipe(tmp_path / "r.yaml", values))]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "cannot" in error and str(file) in error
+
+
 def test_curves_show_the_latest_value_of_a_step_that_was_repeated(tmp_path):
     lines = [{"step": 1, "x": 4.0}, {"step": 2, "x": 9.0}, {"step": 2, "x": 2.0}, {"step": 3}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

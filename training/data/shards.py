@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -54,13 +55,18 @@ class Samples(Protocol):
 
 
 class ShardWriter:
-    """Adds samples to a folder; `worker` tells the writers of one folder apart."""
+    """Adds samples to a folder; `worker` tells the writers of one folder apart.
+
+    Raises:
+        DataError: nothing can be written there; said before there is anything to write.
+    """
 
     def __init__(self, folder: Path, *, worker: int = 0, samples_per_shard: int = 64) -> None:
         self.folder, self.worker = Path(folder), worker
         self.samples_per_shard = samples_per_shard
         self._pending: dict[str, Sample] = {}
         self._manifest = self.folder / f"manifest-{worker:05d}.jsonl"
+        _make_writable(self.folder)
         _drop_unfinished_line(self._manifest)
         self._next = sum(1 for _ in _lines(self._manifest))
 
@@ -217,6 +223,17 @@ def _check_shard(path: Path, line: dict[str, Any], *, verify: bool) -> None:
         raise DataError(
             f"The shard {path} is altered", found="another checksum", fix="copy it again"
         )
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written to", found=error.strerror, fix="name another folder"
+        ) from error
 
 
 def _drop_unfinished_line(manifest: Path) -> None:
