@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from ..live.delivery import Delivery, FileSink, Sink
 from ..media.label import label
 from ..media.mp4 import Mp4Writer
 from ..paths import refuse_unwritable
+from ..prompt_table import COLUMN, read_prompt_table
 from ..prompts import file_stem
 from ..sampling.denoiser import check_window
 from ..types import Request
@@ -36,7 +36,6 @@ from .stopping import StopFlag, stop_on_signal
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
 
-PROMPT_COLUMN = "text_prompt"
 DEFAULT_OUTPUT = Path("out")
 
 
@@ -46,7 +45,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("generate", help="make a clip from a prompt")
     parser.add_argument("prompt", nargs="?", help="who speaks, <S>what they say<E>, how it sounds")
     parser.add_argument(
-        "--csv", type=Path, help=f"prompts from column {PROMPT_COLUMN}; -o is then a folder"
+        "--csv", type=Path, help=f"prompts from column {COLUMN} (CSV, TSV); -o is then a folder"
     )
     parser.add_argument(
         "--seconds",
@@ -235,7 +234,7 @@ def _requests(options: argparse.Namespace, script: Script | None) -> list[Reques
     if options.csv is not None:
         _check_list_output(options)
     request = stream_settings(options, request)
-    prompts = [prompt] if options.csv is None else read_prompts(options.csv)
+    prompts = [prompt] if options.csv is None else read_prompt_table(options.csv)
     return [replace(request, prompt=prompt) for prompt in prompts]
 
 
@@ -255,28 +254,6 @@ def _check_list_output(options: argparse.Namespace) -> None:
             found=f"-o {options.output}",
             fix="name a folder",
         )
-
-
-def read_prompts(file: Path) -> list[str]:
-    """The prompts of a CSV file with a column `text_prompt`; empty cells stay and fail later."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            columns = reader.fieldnames or []
-            if PROMPT_COLUMN not in columns:
-                raise RequestError(
-                    f"{file} has no column {PROMPT_COLUMN}",
-                    found=", ".join(columns) or "no columns",
-                    fix=f"name the column with the prompts {PROMPT_COLUMN}",
-                )
-            prompts = [row[PROMPT_COLUMN] or "" for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(
-            f"Cannot read prompts from {file}", found=error, fix="name a CSV file in UTF-8"
-        ) from error
-    if not prompts:
-        raise RequestError(f"{file} has no prompts", fix="write one into every line below the head")
-    return prompts
 
 
 def _target(options: argparse.Namespace, request: Request) -> Path | None:

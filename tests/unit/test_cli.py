@@ -178,6 +178,12 @@ def test_a_window_that_attention_cannot_see_is_refused_before_any_file_is_read(t
     assert "remember at most 11 blocks" in capsys.readouterr().err
 
 
+def test_a_list_may_be_separated_by_tabs(generate, tmp_path):
+    prompts = tmp_path / "prompts.tsv"
+    prompts.write_text("text_prompt\tnote\nOne <S>a, b<E>\tx\n")
+    assert generate("--csv", prompts, "--seconds", "1") == 0
+
+
 def test_a_list_without_the_column_says_which_columns_there_are(generate, tmp_path, capsys):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("prompt\nhello\n")

@@ -39,7 +39,7 @@ def test_prompts_are_stripped_and_come_once_in_the_order_of_the_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("prompt\nhello\n", "has no column text_prompt"), ("text_prompt\n\n", "holds no prompts")],
+    [("prompt\nhello\n", "has no column text_prompt"), ("text_prompt\n\n", "has no prompts")],
 )
 def test_a_table_without_prompts_is_refused(tmp_path, content, problem):
     table = tmp_path / "prompts.csv"

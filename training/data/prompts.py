@@ -1,15 +1,14 @@
-"""Prompt tables: CSV or TSV with a column `text_prompt` (spec 06 §2)."""
+"""Prompts of a table, each once, and their short names."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from hallo_live_core.errors import PromptError
+from hallo_live_core.prompt_table import COLUMN, read_prompt_table
 
-COLUMN = "text_prompt"
 KEY_DIGITS = 16
 
 
@@ -19,25 +18,9 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         PromptError: the file is missing, has no such column, or no prompts.
     """
-    path = Path(path)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter)
-            columns = reader.fieldnames or []
-            if COLUMN not in columns:
-                raise PromptError(
-                    f"{path} has no column {COLUMN}",
-                    found=", ".join(columns) or "no columns",
-                    fix=f"name the column with the prompts {COLUMN}",
-                )
-            prompts = unique(row[COLUMN] or "" for row in reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PromptError(
-            f"Prompts cannot be read from {path}", found=error, fix="name a CSV or TSV in UTF-8"
-        ) from error
+    prompts = unique(read_prompt_table(path))
     if not prompts:
-        raise PromptError(f"{path} holds no prompts", fix=f"fill the column {COLUMN}")
+        raise PromptError(f"{path} has no prompts", fix=f"fill the column {COLUMN}")
     return prompts
 
 
