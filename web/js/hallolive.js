@@ -14,6 +14,9 @@ const NEW_EXTRA_HEIGHT = 80;
 
 const views = new Set();
 
+// Before the page is set up: news of a run that goes on while it loads would be an error to it.
+api.addEventListener("hallolive.stream", ({ detail }) => follow(detail));
+
 app.registerExtension({
   name: "HalloLive.Player",
 
@@ -22,7 +25,6 @@ app.registerExtension({
     style.rel = "stylesheet";
     style.href = new URL("./clip_view.css", import.meta.url).href;
     document.head.append(style);
-    api.addEventListener("hallolive.stream", ({ detail }) => follow(detail));
   },
 
   nodeCreated(node) {
@@ -71,8 +73,8 @@ function liveViews() {
 
 /** Hand the news of a stream to the node that makes it and to the players behind that node. */
 function follow(status) {
-  if (!isOfThisWorkflow(status.tags.workflow)) return;
   const all = liveViews();
+  if (!all.length || !isOfThisWorkflow(status.tags.workflow)) return;
   const concerned = all.filter((view) => concerns(view.node, status.tags.node));
   for (const view of concerned.length ? concerned : all) view.follow(status);
 }
