@@ -11,6 +11,9 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl
 
+MAX_ID = 64
+"""Characters of a workflow's id; pages make UUIDs."""
+
 VIEWABLE_FOLDERS = ("temp", "output", "input")
 """The folders that the host hands files out of, by the names it has for them."""
 
@@ -25,7 +28,17 @@ def workflow_metadata(hidden: Any) -> dict[str, str]:
     if args.disable_metadata:
         return {}
     metadata = {} if hidden.prompt is None else {"prompt": hidden.prompt}
-    return {k: json.dumps(v) for k, v in {**metadata, **(hidden.extra_pnginfo or {})}.items()}
+    return {k: json.dumps(v) for k, v in {**metadata, **_mapping(hidden.extra_pnginfo)}.items()}
+
+
+def workflow_id(hidden: Any) -> str:
+    """Of the canvas that queued the run; empty for programs, which may send anything or nothing."""
+    found = _mapping(_mapping(hidden.extra_pnginfo).get("workflow")).get("id")
+    return found if isinstance(found, str) and len(found) <= MAX_ID else ""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def as_video(path: Path) -> Any:

@@ -120,11 +120,10 @@ class LiveRun:
 
     def _tags(self, hidden: Any) -> dict[str, str]:
         """Where the stream belongs; `file` is the clip in the temp folder once it has ended."""
-        workflow = (hidden.extra_pnginfo or {}).get("workflow") or {}
         return {
             "prompt_id": host_watch.running_prompt(),
             "node": hidden.unique_id or "",
-            "workflow": str(workflow.get("id", "")),
+            "workflow": host_media.workflow_id(hidden),
             "file": self.path.name,
         }
 

@@ -271,6 +271,22 @@ def test_the_prompt_and_its_markup_stay_out_of_what_viewers_get(server, streamin
         assert "onerror" not in answer.read().decode()
 
 
+@pytest.mark.parametrize(
+    "workflow",
+    ["a name", [1], {"id": ["x"]}, {"id": "x" * 100_000}],
+    ids=lambda sent: str(sent)[:20],
+)
+def test_a_program_may_send_anything_as_its_workflow(server, streaming, workflow):
+    seed = 5000 + len(str(workflow))
+    prompt_id = server.queue(
+        with_inputs(streaming, SAMPLER, seed=seed, seconds=1),
+        extra_data={"extra_pnginfo": {"workflow": workflow}},
+    )
+    assert server.wait(prompt_id)["status"]["status_str"] == "success", server.tail()
+    (status,) = sessions_of(server, prompt_id)
+    assert status["tags"]["workflow"] == ""
+
+
 def test_a_full_disk_fails_the_file_but_not_the_stream(server, streaming, tmp_path):
     """A limit on the size of files stands for the full disk."""
     limit = server.log.stat().st_size + 60_000  # the log itself must still fit
