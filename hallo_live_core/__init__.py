@@ -38,6 +38,7 @@ from .errors import (
     PromptError,
     RequestError,
     ShapeError,
+    gigabytes,
 )
 from .functional.first_frame import CROP_RULE, check_first_frame
 from .functional.request import MAX_SECONDS as LONGEST_STREAM
@@ -137,6 +138,7 @@ __all__ = [
     "first_frame_latent",
     "frames_from_images",
     "fuse_projections",
+    "gigabytes",
     "is_quantised",
     "live_routes",
     "load_first_frame",

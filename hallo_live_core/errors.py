@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+GIGA = 10**9
+"""Bytes of a GB, as sizes are told everywhere."""
+
 LONGEST_VALUE = 40
 """Characters of a wrong value that a message repeats."""
 
@@ -61,6 +64,11 @@ def shortened(value: object) -> str:
     except ValueError:  # Python refuses to write out numbers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
+
+
+def gigabytes(nbytes: float) -> str:
+    """Bytes for a message, with one decimal: 12.3 GB."""
+    return f"{nbytes / GIGA:.1f} GB"
 
 
 def _sentence(text: str) -> str:

@@ -22,7 +22,7 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..hallo_live_core import CheckpointError, RequestError
+from ..hallo_live_core import CheckpointError, RequestError, gigabytes
 from .host_devices import DEFAULT, text_options
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ COMPUTE_DTYPES = [torch.bfloat16, torch.float32]
 
 ATTENTIONS = {DEFAULT: "optimized", "pytorch": "pytorch", "sage": "sage", "flash": "flash"}
 """Our name of each attention kernel and the host's."""
-
-GIGA = 10**9
 
 JUDGES_FOLDER = "judges"
 """Below models, and the host's key for it."""
@@ -216,8 +214,8 @@ def _check_total(needed: int, device: torch.device) -> None:
     total = comfy.model_management.get_total_memory(device)
     if needed > total:
         raise RequestError(
-            f"This needs {needed / GIGA:.1f} GB on {device} besides the models",
-            found=f"{total / GIGA:.1f} GB there are",
+            f"This needs {gigabytes(needed)} on {device} besides the models",
+            found=f"{gigabytes(total)} there are",
             fix="make it shorter, or choose a smaller width and height",
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..hallo_live_core import HalloLive, MemoryBudget, Request, RequestError
+from ..hallo_live_core import HalloLive, MemoryBudget, Request, RequestError, gigabytes
 from . import host
 
 logger = logging.getLogger(__name__)
@@ -30,10 +30,11 @@ def ready(
     budget = engine.memory(request)
     totals = {device: host.memory(device)[1] for device in budget.devices}
     for device, total in totals.items():
-        if budget.run_on(device) > total:
+        needed = budget.run_on(device)
+        if needed > total:
             raise RequestError(
-                f"This clip needs {_giga(budget.run_on(device))} on {device} besides the models",
-                found=f"{_giga(total)} there are",
+                f"This clip needs {gigabytes(needed)} on {device} besides the models",
+                found=f"{gigabytes(total)} there are",
                 fix="; ".join([*_remedies(engine, request, device, total)][:REMEDIES]),
             )
     logger.info("%s", summary(engine, budget))
@@ -43,8 +44,8 @@ def ready(
 def summary(engine: HalloLive, budget: MemoryBudget) -> str:
     """One line: what a run takes where, and in which formats."""
     parts = [
-        f"{device}: {_giga(budget.run_on(device))} for the run, "
-        f"{_giga(budget.total_on(device) - budget.run_on(device))} of weights"
+        f"{device}: {gigabytes(budget.run_on(device))} for the run, "
+        f"{gigabytes(budget.total_on(device) - budget.run_on(device))} of weights"
         for device in budget.devices
     ]
     cache = "fp8" if engine.settings.fp8_cache else str(engine.placement.dtype).split(".")[-1]
@@ -57,7 +58,7 @@ def _remedies(
     if not engine.settings.fp8_cache:
         smaller = engine.memory(request, fp8_cache=True).run_on(device)
         if saved := engine.memory(request).run_on(device) - smaller:
-            yield f"set kv_cache of the model loader to fp8, which saves {_giga(saved)}"
+            yield f"set kv_cache of the model loader to fp8, which saves {gigabytes(saved)}"
     for seconds in range(int(request.seconds) - 1, 0, -1):
         shorter = engine.memory(replace(request, seconds=float(seconds)))
         if shorter.run_on(device) <= total:
@@ -65,7 +66,3 @@ def _remedies(
             break
     yield "choose a smaller width and height"
     yield "choose the light decoder taew2_2, or another device for the decoders"
-
-
-def _giga(nbytes: int) -> str:
-    return f"{nbytes / host.GIGA:.1f} GB"

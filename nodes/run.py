@@ -19,6 +19,7 @@ from ..hallo_live_core import (
     Placement,
     Progress,
     StreamSettings,
+    gigabytes,
 )
 from . import host, host_media, host_watch
 from .sockets import LoadedModel, LoadedVae
@@ -68,7 +69,7 @@ class RunReport:
             f"block {chunk.block + 1}" + (f"/{self._num_blocks}" if self._num_blocks else ""),
             f"{made / elapsed:.2f}x real time",
             f"first frames after {self._first_after:.1f} s",
-            f"{used / host.GIGA:.1f} of {total / host.GIGA:.1f} GB in use",
+            f"{gigabytes(used)} of {gigabytes(total)} in use",
             remark,
         )
         self._host.say(" · ".join(part for part in parts if part))

@@ -7,14 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import CheckpointError
+from ..errors import GIGA, CheckpointError, gigabytes
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 OPENRAIL = "OpenRAIL++-M"
-
-GIGA_FROM = 10**9
-"""Bytes from which sizes are told in GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,4 +277,4 @@ def _origin(file: ModelFile) -> str:
 
 
 def _rounded(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= GIGA_FROM else f"{nbytes / 1e6:.0f} MB"
+    return gigabytes(nbytes) if nbytes >= GIGA else f"{nbytes / 1e6:.0f} MB"

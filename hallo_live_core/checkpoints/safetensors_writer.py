@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, gigabytes
 from ..paths import appearing
 
 ALIGNMENT = 8
@@ -105,6 +105,6 @@ def _check_space(target: Path, needed: int) -> None:
     if free < needed:
         raise CheckpointError(
             f"There is no room for {target.name}",
-            found=f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed",
+            found=f"{gigabytes(free)} free, {gigabytes(needed)} needed",
             fix="free some space or write to another disk",
         )

@@ -15,9 +15,9 @@ from ..devices import Placement
 from ..engine import DECODERS
 from ..engine.memory import TEXT, MemoryBudget
 from ..engine.planning import planned_memory
+from ..errors import GIGA
 from ..types import Request
 from .loading import parse_size
-from .preflight import GIGA
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]

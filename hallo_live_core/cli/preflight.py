@@ -13,10 +13,8 @@ from ..devices import Placement
 from ..engine import DECODERS
 from ..engine.memory import MemoryBudget
 from ..engine.planning import planned_memory
-from ..errors import RequestError
+from ..errors import RequestError, gigabytes
 from ..types import Request
-
-GIGA = 10**9
 
 REMEDIES = 2
 """How many ways out a refusal names."""
@@ -63,8 +61,8 @@ def check_memory(
         needed = budget.total_on(device)
         if device in gpus and needed > gpus[device]:
             raise RequestError(
-                f"This clip needs {needed / GIGA:.1f} GB on {device}, weights included",
-                found=f"{gpus[device] / GIGA:.1f} GB free",
+                f"This clip needs {gigabytes(needed)} on {device}, weights included",
+                found=f"{gigabytes(gpus[device])} free",
                 fix=_remedies(request, choice, device, needed),
             )
 
@@ -80,7 +78,7 @@ def _remedies(request: Request, choice: Choice, device: torch.device, needed: in
         for words, changed in _changes(choice)
     ]
     best = sorted((saving for saving in savings if saving[0] > 0), reverse=True)[:REMEDIES]
-    ways = [f"{words} saves {nbytes / GIGA:.1f} GB" for nbytes, words in best]
+    ways = [f"{words} saves {gigabytes(nbytes)}" for nbytes, words in best]
     return "; ".join(ways) or "make it shorter or smaller, or use a larger GPU"
 
 
