@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -54,32 +55,40 @@ def run(options: argparse.Namespace) -> int:
     loopback = is_loopback(options.host)
     if not loopback:
         sys.stderr.write("Note: there is no password; whoever reaches this port can use it.\n")
-    sys.stderr.write("Loading the model ...\n")
-    engine = load_engine(options, on, request)
-    with (
-        tempfile.TemporaryDirectory(prefix="hallo-live-", ignore_cleanup_errors=True) as folder,
-        Studio(engine, Path(folder)) as studio,
-    ):
-        app = build_app(studio, loopback=loopback, defaults=request)
-        address = f"[{options.host}]" if ":" in options.host else options.host
-        sys.stdout.write(f"Open http://{address}:{options.port} (Ctrl-C stops)\n")
-        sys.stdout.flush()
-        try:
+    with listening(options.host, options.port) as listener:
+        sys.stderr.write("Loading the model ...\n")
+        engine = load_engine(options, on, request)
+        with (
+            tempfile.TemporaryDirectory(prefix="hallo-live-", ignore_cleanup_errors=True) as folder,
+            Studio(engine, Path(folder)) as studio,
+        ):
+            app = build_app(studio, loopback=loopback, defaults=request)
+            address = f"[{options.host}]" if ":" in options.host else options.host
+            sys.stdout.write(f"Open http://{address}:{options.port} (Ctrl-C stops)\n")
+            sys.stdout.flush()
             web.run_app(
                 app,
-                host=options.host,
-                port=options.port,
+                sock=listener,
                 print=None,
                 access_log=None,
                 shutdown_timeout=SHUTDOWN_SECONDS,
             )
-        except OSError as error:
-            raise HalloLiveError(
-                f"Cannot listen on {options.host}:{options.port}",
-                found=error,
-                fix="choose another --port or --host",
-            ) from error
     return 0
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; taken before the model is read, and whoever comes early waits.
+
+    Raises:
+        HalloLiveError: another program has the port, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise HalloLiveError(
+            f"Cannot listen on {host}:{port}", found=error, fix="choose another --port or --host"
+        ) from error
 
 
 def port(text: str) -> int:

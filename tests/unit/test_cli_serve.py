@@ -36,14 +36,15 @@ def test_two_clips_are_made_in_turn_and_the_server_ends_cleanly_in_the_third(ser
             assert stream.read(8)[4:] == b"ftyp"
 
 
-def test_a_port_that_is_taken_is_one_line(tiny_models, capsys):
+def test_a_port_that_is_taken_is_one_line_before_the_model_is_read(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        options = ["--models", str(tiny_models), "--device", "cpu", "--port", port]
+        options = ["--models", str(tmp_path), "--device", "cpu", "--port", port]
         assert main(["serve", *options]) == 1
-    assert f"Cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"Cannot listen on 127.0.0.1:{port}" in said.err and not said.out
 
 
 def test_a_size_that_cannot_work_is_refused_before_the_model_is_loaded(tmp_path, capsys):
