@@ -179,5 +179,5 @@ class ClipPlan:
             raise RequestError(
                 "A short first block and a window exclude each other",
                 found=f"a window of {self.remembered.num_blocks} blocks",
-                fix="set opening_latents=0, or ask for a length and no window",
+                fix="begin with a whole block, or ask for a length and no window",
             )

@@ -89,8 +89,8 @@ def _check_positions(request: Request, plan: ClipPlan, rope_rows: int) -> None:
         raise RequestError(
             f"{float(request.seconds):g} seconds are more than the transformer has positions for",
             found=f"{positions} audio latents with look-ahead, at most {rope_rows}",
-            fix=f"ask for at most {longest} seconds, or less look-ahead, or bound what is "
-            f"remembered: window_blocks={TRAINED_BLOCKS}",
+            fix=f"ask for at most {longest} seconds, or less look-ahead, or a window of "
+            f"{TRAINED_BLOCKS} blocks",
         )
     if positions > rope_rows:
         raise RequestError(

@@ -108,7 +108,7 @@ def test_a_run_without_a_text_encoder_says_that_it_cannot_be_told(server, tiny_m
         (SCRIPT, {"scene": "A man.", "lines": "  "}, "1 to 1000 lines"),
         (SCRIPT, {"lines": "2s | One."}, "no number of seconds"),  # the scene is linked
         (SAMPLER, {"seconds": 0, "window_blocks": 2, "sink_blocks": 2}, "leave no room"),
-        (SAMPLER, {"seconds": 60, "window_blocks": 0}, "window_blocks=5"),
+        (SAMPLER, {"seconds": 60, "window_blocks": 0}, "a window of 5 blocks"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused_before_it_runs(server, script, node, inputs, words):

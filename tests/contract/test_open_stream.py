@@ -87,7 +87,7 @@ def test_memory_for_a_day_is_memory_for_its_window(engine):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seconds": 35}, "window_blocks=5"),
+        ({"seconds": 35}, "a window of 5 blocks"),
         ({"seconds": 0, "window_blocks": 35}, "at most 34 blocks"),
         ({"window_blocks": -1}, "at least one block"),
         ({"window_blocks": 3, "sink_blocks": 3}, "leave no room"),
