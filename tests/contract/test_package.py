@@ -12,8 +12,8 @@ from tools.check_release import complaints
 
 ROOT = Path(__file__).parents[2]
 PACKED = {
-    "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "hallo_live_core", "locales", "nodes",
-    "pyproject.toml", "requirements.txt", "subgraphs", "tools", "web", "workflows",
+    "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "docs", "hallo_live_core", "locales",
+    "nodes", "pyproject.toml", "requirements.txt", "subgraphs", "tools", "web", "workflows",
 }  # fmt: skip
 MAX_BYTES = 2_000_000
 MAX_FILE_BYTES = 150_000
@@ -45,6 +45,8 @@ def packed() -> set[str]:
 def test_the_archive_holds_the_pack_and_nothing_else(packed):
     assert {name.split("/")[0] for name in packed} == PACKED
     assert {name for name in packed if name.startswith("tools/")} == {"tools/comfy_client.py"}
+    docs = {name.split("/")[1] for name in packed if name.startswith("docs/")}
+    assert docs == {"images", "users"}, "what users read, with its pictures"
 
 
 def test_the_archive_is_small(packed):
