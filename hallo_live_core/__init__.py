@@ -27,7 +27,7 @@ from .config import (
     StreamSettings,
 )
 from .devices import Placement
-from .engine import HalloLive, load_first_frame
+from .engine import HalloLive, decoding_thread, load_first_frame
 from .engine.memory import MemoryBudget
 from .errors import (
     Cancelled,
@@ -73,6 +73,7 @@ from .rewards.clip import frames_from_images
 from .rewards.sync.judge import SyncDetails
 from .sampling.first_frame import first_frame_latent
 from .serving.live_routes import live_routes
+from .threads import StandingThread
 from .types import LatentBlock, MediaChunk, Progress, Request, TextContext
 
 __all__ = [
@@ -119,6 +120,7 @@ __all__ = [
     "SessionSink",
     "Sessions",
     "ShapeError",
+    "StandingThread",
     "StreamSettings",
     "SyncDetails",
     "Take",
@@ -134,6 +136,7 @@ __all__ = [
     "compile_blocks",
     "compose_prompt",
     "config_from_metadata",
+    "decoding_thread",
     "first_block_faults",
     "first_frame_latent",
     "frames_from_images",

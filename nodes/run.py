@@ -112,6 +112,7 @@ def engine_of(*, model: LoadedModel | None = None, vae: LoadedVae | None = None)
             decoder_dtype=vae.dtype if vae else torch.float32,
         ),
         settings=StreamSettings(fp8_cache=model is not None and model.fp8_cache),
+        decoding=vae.decoding if vae else None,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from comfy_api.latest import io
+
+from ..hallo_live_core import StandingThread, decoding_thread
 
 CATEGORY = "HalloLive"
 """Where the nodes stand in the menu."""
@@ -38,13 +40,15 @@ class LoadedVae:
     """Value of HALLOLIVE_VAE: both decoders in the host's memory manager.
 
     dtype is that of the video decoder and encoder; the audio decoder always computes in float32.
-    open_encoder loads the other half of the video VAE.
+    open_encoder loads the other half of the video VAE. decoding: the thread that decodes beside
+    the passes of every run with these decoders.
     """
 
     video: Any
     audio: Any
     dtype: torch.dtype
     open_encoder: Callable[[], Any]
+    decoding: StandingThread = field(default_factory=decoding_thread, compare=False)
 
     @cached_property
     def encoder(self) -> Any:

@@ -59,8 +59,10 @@ from .run import Run, texts_of, until_finished
 
 Part = TypeVar("Part")
 
-DECODING = "hallo-live-decoder"
-"""Name of the thread that decodes beside the passes."""
+
+def decoding_thread() -> StandingThread:
+    """A thread that decodes beside the passes; it starts with the first run that needs it."""
+    return StandingThread("hallo-live-decoder")
 
 
 class HalloLive:
@@ -71,6 +73,9 @@ class HalloLive:
 
     The modules stay where they are; `placement` says where that is. Nothing of a run is kept
     here, so one engine may serve any number of runs, one after the other.
+
+    decoding: the thread for decoding beside the passes; engines that follow one another with the
+    same decoders should share it.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class HalloLive:
         text_encoder: TextEncoder | None = None,
         placement: Placement,
         settings: StreamSettings | None = None,
+        decoding: StandingThread | None = None,
     ) -> None:
         self._transformer = transformer
         self._video_decoder, self._audio_decoder = video_decoder, audio_decoder
@@ -89,7 +95,7 @@ class HalloLive:
         self.placement = placement
         shared = placement.decodes_by_priority
         self._turns: Turns = ByPriority(placement.decoder) if shared else IN_ORDER
-        self._decoding = StandingThread(DECODING)
+        self._decoding = decoding or decoding_thread()
         self.clock = MediaClock()
         self.settings = settings or StreamSettings()
 
@@ -324,7 +330,7 @@ class HalloLive:
         on_block: Callable[[LatentBlock], None] | None,
     ) -> Iterator[MediaChunk]:
         if not self._decoding.is_idle:  # somebody has left a stream open
-            self._decoding = StandingThread(DECODING)
+            self._decoding = decoding_thread()
         with BackgroundWorker(decoder.decode, thread=self._decoding) as worker:
             for event in events:
                 if isinstance(event, PassDone):
