@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +61,10 @@ class Phase(Protocol):
 
     def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:
         """Events of one iteration in order: update_<learner>, update_ema, advance, ..."""
+        ...
+
+    def prepare(self, learner: str, micro_batches: Sequence[MicroBatch]) -> None:
+        """What an update needs of all its micro-batches before the first goes backward."""
         ...
 
     def backward(
@@ -156,9 +160,11 @@ class Trainer:
 
     def _update(self, learner: Learner) -> dict[str, float]:
         sums: dict[str, float] = {}
+        micro_batches = self._micro_batches()
+        self.phase.prepare(learner.name, micro_batches)
         calls = [
             self._call(learner, micro_batch, last=i == self.accumulation - 1, sums=sums)
-            for i, micro_batch in enumerate(self._micro_batches())
+            for i, micro_batch in enumerate(micro_batches)
         ]
         self.counters.batches += 1
         result = update(learner.optimizer, calls, learner.max_norm)
@@ -184,14 +190,16 @@ class Trainer:
 
         return call
 
-    def _micro_batches(self) -> Iterable[MicroBatch]:
+    def _micro_batches(self) -> list[MicroBatch]:
         """This process's share of the next global batch."""
         run, count = self.recipe.run, self.processes.count
-        number = self.counters.batches
+        number, made = self.counters.batches, list[MicroBatch]()
         for i in range(self.accumulation):
             first = (i * count + self.processes.rank) * run.micro_batch
             samples = tuple(range(first, first + run.micro_batch))
-            yield MicroBatch(number, samples, tuple(number * run.global_batch + s for s in samples))
+            positions = tuple(number * run.global_batch + s for s in samples)
+            made.append(MicroBatch(number, samples, positions))
+        return made
 
     def _guard(self, learner: Learner, *, applied: bool) -> None:
         counters, limit = self.counters, self.recipe.run.max_bad_updates

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hallo_live_core.functional.schedule import NoiseSchedule
-from hallo_live_core.rewards.combine import LossScales, RunningStatistics
+from hallo_live_core.rewards.combine import LossScales
 
 from ..config_reader import RecipeError
 from ..data.prompts import prompt_key, read_prompts
@@ -19,12 +18,13 @@ from ..data.sampler import EndlessOrder
 from ..distillation import (
     DistillationSettings,
     Networks,
+    StepDraw,
     check_score_times,
     critic_backward,
     draw_step,
     generator_backward,
 )
-from ..losses.reward_weighting import weigh
+from ..grouped_rollout import roll_out_groups
 from ..parallel import Processes
 from ..recipe import Recipe
 from ..rollout import RolloutShape
@@ -33,6 +33,7 @@ from ..trainer import MicroBatch
 from ..types import Latents, Prompts
 from .batches import LatentJudge, clip_shape, draws_of, open_text, read_skip_list, to_device
 from .networks import CRITIC, STUDENT, FrozenNetworks, check_own_teacher, load_teacher, make_learner
+from .reward_factors import Judged, RewardFactors
 
 EVENTS = {"update_generator": "update_student"}
 """What the order of the loop calls otherwise."""
@@ -50,10 +51,10 @@ class Distillation:
     def __init__(
         self, recipe: Recipe, processes: Processes, judge: LatentJudge | None = None
     ) -> None:
-        check_judge(recipe, judge)
+        self.factors = reward_factors(recipe, processes, judge)
         check_own_teacher(recipe, processes)
         check_exits(recipe, processes)
-        self.recipe, self.processes, self.judge = recipe, processes, judge
+        self.recipe, self.processes = recipe, processes
         self.settings = DistillationSettings(
             recipe.rollout, recipe.dmd, recipe.scores, recipe.weights
         )
@@ -92,12 +93,31 @@ class Distillation:
             seed=recipe.run.seed,
             skip=[p for p in prompts or self.text.prompts if prompt_key(p) in skip],
         )
-        self.histories: dict[str, RunningStatistics] = {}
+        self._judged: dict[tuple[int, ...], Judged] = {}
 
     def plan(self, step: int, *, has_ema: bool) -> tuple[str, ...]:
         """See `Phase`."""
         events = plan_iteration(step, self.loop, has_ema=has_ema)
         return tuple(EVENTS.get(event, event) for event in events)
+
+    def prepare(self, learner: str, micro_batches: Sequence[MicroBatch]) -> None:
+        """See `Phase`. Clips of several micro-batches are judged together, before the first.
+
+        So factors do not depend on how the global batch is cut; it costs another rollout of each.
+        """
+        self._judged = {}
+        factors = self._factors_of(learner)
+        if factors is None or len(micro_batches) == 1:
+            return
+        scores: list[dict[str, Tensor]] = []
+        for micro_batch in micro_batches:
+            names = self._names(micro_batch)
+            draw = self._draw(learner, micro_batch).rollout
+            text = self._prompts(names).positive
+            clips = roll_out_groups(self.networks.student, text, self.shape, draw)
+            scores.append(factors.scores(clips, names))
+        judged = zip(micro_batches, factors.weigh(scores), strict=True)
+        self._judged = {micro_batch.samples: own for micro_batch, own in judged}
 
     def backward(
         self,
@@ -107,72 +127,77 @@ class Distillation:
         synchronise: Callable[[bool], None],
     ) -> dict[str, Tensor]:
         """See `Phase`."""
-        names = [self.order[position] for position in micro_batch.positions]
-        prompts = Prompts(
+        names, factors = self._names(micro_batch), self._factors_of(learner)
+        draw = self._draw(learner, micro_batch)
+        given = (self.networks, self._prompts(names), self.shape, draw, self.settings)
+        rewards: dict[str, Tensor] = {}
+
+        def by_rewards(clips: Latents) -> LossScales:
+            assert factors is not None
+            judged = self._judged.get(micro_batch.samples)
+            if judged is None:
+                judged = factors.weigh([factors.scores(clips, names)])[0]
+            rewards.update(judged.metrics)
+            return judged.scales
+
+        how = {"weigh": by_rewards if factors else None, "scale": scale, "before": synchronise}
+        if learner == CRITIC:
+            return critic_backward(*given, **how) | rewards
+        metrics = generator_backward(*given, **how)
+        return metrics | rewards | {"exit": torch.tensor(draw.rollout.mean_exit)}
+
+    def _factors_of(self, learner: str) -> RewardFactors | None:
+        """What weighs the losses of a network, if rewards do."""
+        factors = self.factors
+        return factors if factors is not None and factors.settings.weigh == learner else None
+
+    def _names(self, micro_batch: MicroBatch) -> list[str]:
+        return [self.order[position] for position in micro_batch.positions]
+
+    def _prompts(self, names: Sequence[str]) -> Prompts:
+        return Prompts(
             to_device(self.text.context(names), self.processes),
             to_device(self.text.negative(len(names)), self.processes),
         )
-        draw = draw_step(
+
+    def _draw(self, learner: str, micro_batch: MicroBatch) -> StepDraw:
+        return draw_step(
             draws_of(self.recipe, micro_batch),
             self.shape,
             self.settings,
             device=self.processes.device,
             decoupled=learner == STUDENT and self.recipe.dmd.decoupled,
         )
-        given = (self.networks, prompts, self.shape, draw, self.settings)
-        rewards: dict[str, Tensor] = {}
-
-        def by_rewards(clips: Latents) -> LossScales:
-            return self._scales(clips, names, rewards, learner)
-
-        weighed = self.recipe.rewards is not None and self.recipe.rewards.weigh == learner
-        how = {"weigh": by_rewards if weighed else None, "scale": scale, "before": synchronise}
-        if learner == CRITIC:
-            return critic_backward(*given, **how) | rewards
-        metrics = generator_backward(*given, **how)
-        return metrics | rewards | {"exit": torch.tensor(draw.rollout.mean_exit)}
-
-    def _scales(
-        self, clips: Latents, names: Sequence[str], rewards: dict[str, Tensor], learner: str
-    ) -> LossScales:
-        """Factors of this process's clips, judged among those of all processes."""
-        assert self.judge is not None
-        assert self.recipe.rewards is not None
-        own = self.judge.score(clips, names)
-        scores = {name: self.processes.gather(values) for name, values in own.items()}
-        scales, self.histories = weigh(scores, self.recipe.rewards, self.histories)
-        if learner == CRITIC:
-            scales = LossScales(1 / scales.video, 1 / scales.audio)
-        count, first = len(names), self.processes.rank * len(names)
-        mine = slice(first, first + count)
-        rewards |= {f"reward/{name}": values.nanmean() for name, values in scores.items()}
-        rewards |= {"scale/video": scales.video.mean(), "scale/audio": scales.audio.mean()}
-        return LossScales(scales.video[mine], scales.audio[mine])
 
     def state(self) -> dict[str, Any]:
         """See `Phase`."""
-        histories = {name: asdict(history) for name, history in self.histories.items()}
+        histories = {} if self.factors is None else self.factors.state()
         return {"histories": histories, "data": self.order.fingerprint}
 
     def restore(self, state: dict[str, Any]) -> None:
         """See `Phase`."""
         self.order.check(state.get("data"))
-        stored = state["histories"].items()
-        self.histories = {name: RunningStatistics(**values) for name, values in stored}
+        if self.factors is not None:
+            self.factors.restore(state["histories"])
 
 
-def check_judge(recipe: Recipe, judge: LatentJudge | None) -> None:
-    """Refuse rewards that nobody gives.
+def reward_factors(
+    recipe: Recipe, processes: Processes, judge: LatentJudge | None
+) -> RewardFactors | None:
+    """What weighs clips, if the recipe wants that.
 
     Raises:
         RecipeError: the recipe names judges and there is none.
     """
-    if recipe.rewards is not None and judge is None:
+    if recipe.rewards is None:
+        return None
+    if judge is None:
         raise RecipeError(
             "The recipe weighs clips by rewards, but there is no judge",
             found=", ".join(recipe.rewards.judges),
             fix="bring a judge, or remove the group rewards",
         )
+    return RewardFactors(recipe.rewards, judge, processes)
 
 
 def check_exits(recipe: Recipe, processes: Processes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hallo_live_core.config import TransformerConfig
@@ -11,6 +12,7 @@ from hallo_live_core.models.dit import DualStreamDiT
 from ..data.shards import Samples
 from ..parallel import Processes
 from ..recipe import Recipe
+from ..trainer import MicroBatch
 from .batches import Batches, open_text, prompts_of
 from .networks import STUDENT, make_learner
 
@@ -51,6 +53,9 @@ class OneNetwork:
         if done % self.recipe.run.save_every == 0:
             events.append("save")
         return tuple(events)
+
+    def prepare(self, learner: str, micro_batches: Sequence[MicroBatch]) -> None:
+        """See `Phase`: one sample's loss does not depend on the others."""
 
     def state(self) -> dict[str, Any]:
         """See `Phase`: of what data the order is made."""
