@@ -3,7 +3,8 @@
 A checkpoint is a folder `step_<number>`: one safetensors file per process with its tensors, and
 `state.json` with counters, recipe and layout. A folder under that name is whole. Pieces of sharded
 tensors are cut along the first axis, so any number of processes can put them together again; of
-several copies the first is written.
+several copies the first is written. Files appear when they are whole, so the main process sees
+without asking when all have written theirs: a checkpoint can be written beside the run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,10 @@ from .parallel import Processes, is_sharded, local
 STATE_FILE = "state.json"
 UNFINISHED = ".unfinished"
 FOLDER = re.compile(r"step_(\d+)")
+POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 3600.0
+"""How long the main process waits for the files of the others."""
+
 OWN = "process."
 """Tensors of one process only, such as states of random generators."""
 
@@ -52,13 +59,16 @@ def save(
     *,
     keep: int,
     milestone_every: int = 0,
-) -> Path:
+    beside: Executor | None = None,
+) -> Future[None]:
     """Write a checkpoint; only the last `keep` remain. Every process must call this.
 
-    milestone_every: those of a multiple of so many steps remain too; 0: none.
+    milestone_every: those of a multiple of so many steps remain too; 0: none. beside: writes while
+    the run goes on, from a copy in main memory; by default all is written on return. What is
+    returned is done when this process's part is.
 
     Raises:
-        CheckpointError: the disk is full or not writable.
+        CheckpointError: the disk is full or not writable; with `beside` the future raises it.
     """
     target = Path(root) / f"step_{step:08d}"
     aside = Path(root) / f"{target.name}{UNFINISHED}"
@@ -69,24 +79,51 @@ def save(
     sharded = sorted(name for name, tensor in snapshot.tensors.items() if is_sharded(tensor))
     pieces = set(sharded) if processes.rank < processes.pieces else set()
     mine = {
-        name: local(tensor).detach()
+        name: local(tensor).detach().to("cpu", copy=True) if beside else local(tensor).detach()
         for name, tensor in snapshot.tensors.items()
         if processes.is_main or name in pieces or name.startswith(OWN)
     }
-    write_safetensors(aside / _file_name(processes.rank), mine, metadata={"format": "pt"})
-    processes.wait()
-    if processes.is_main:
-        layout = {"processes": processes.count, "pieces": processes.pieces, "sharded": sharded}
-        state = snapshot.state | layout | {"step": step}
-        _write_durably(aside / STATE_FILE, json.dumps(state, indent=1))
+    layout = {"processes": processes.count, "pieces": processes.pieces, "sharded": sharded}
+    state = json.dumps(snapshot.state | layout | {"step": step}, indent=1)
+
+    def write() -> None:
+        write_safetensors(aside / _file_name(processes.rank), mine, metadata={"format": "pt"})
+        if not processes.is_main:
+            return
+        _await_files(aside, processes.count)
+        _write_durably(aside / STATE_FILE, state)
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         _sync(Path(root))
         for old in checkpoints(root)[:-keep]:
             if not milestone_every or _step(old) % milestone_every:
                 shutil.rmtree(old)
+
+    if beside is not None:
+        return beside.submit(write)
+    write()
     processes.wait()
-    return target
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
+def _await_files(folder: Path, count: int) -> None:
+    """Go on when every process has written its file.
+
+    Raises:
+        CheckpointError: one has not, for a long time.
+    """
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    for file in (folder / _file_name(rank) for rank in range(count)):
+        while not file.exists():
+            if time.monotonic() > give_up:
+                raise CheckpointError(
+                    f"{file} was not written",
+                    found=f"nothing after {PATIENCE_SECONDS:g} seconds",
+                    fix="see what the other process says; all must write to the same folder",
+                )
+            time.sleep(POLL_SECONDS)
 
 
 def checkpoints(root: Path) -> list[Path]:

@@ -38,6 +38,7 @@ class RunSettings:
     global_batch: samples of one update, over all processes. micro_batch: of one backward pass.
     keep: newest checkpoints that remain. milestone_every: steps between those that remain anyhow; 0
     for none. max_bad_updates: not finite, in a row, before the run stops.
+    save_beside: checkpoints are written while the run goes on, from a copy in main memory.
     sample_every: steps between looks at what the network makes (`samples`); 0 for none.
     """
 
@@ -49,6 +50,7 @@ class RunSettings:
     save_every: int = 500
     keep: int = 3
     milestone_every: int = 0
+    save_beside: bool = False
     log_every: int = 1
     log_to: tuple[str, ...] = ()
     sample_every: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,6 +104,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.folder)
         run, count = self.recipe.run, self.processes.count
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if run.save_beside else None
+        self._saving: Future[None] | None = None
+        self._saved: int | None = None
         self.accumulation, rest = divmod(run.global_batch, run.micro_batch * count)
         if rest or not self.accumulation:
             raise RecipeError(
@@ -131,8 +135,10 @@ class Trainer:
         ) as log:
             while counters.step < run.max_steps:
                 self._iterate(log)
-        if not self._saved(counters.step):
+        if self._saved != counters.step:
             self._save()
+        self._settle()
+        self.processes.wait()
 
     def _iterate(self, log: Log) -> None:
         counters, started = self.counters, time.perf_counter()
@@ -214,13 +220,13 @@ class Trainer:
 
     # -- saving and going on --------------------------------------------------------------------
 
-    def _saved(self, step: int) -> bool:
-        return any(
-            path.name == f"step_{step:08d}"
-            for path in checkpointing.checkpoints(self.folder / CHECKPOINTS)
-        )
+    def _settle(self) -> None:
+        """Wait until this process's part of the newest checkpoint is written."""
+        if self._saving is not None:
+            self._saving.result()
 
     def _save(self) -> None:
+        self._settle()
         tensors = checkpointing.random_states()
         for learner in self.phase.learners.values():
             own = learner.tensors().items()
@@ -234,14 +240,16 @@ class Trainer:
             "git": checkpointing.git_hash(),
             "sizes": config_to_metadata(self.phase.learners["student"].network.config),
         }
-        checkpointing.save(
+        self._saving = checkpointing.save(
             self.folder / CHECKPOINTS,
             self.counters.step,
             Snapshot(tensors, state),
             self.processes,
             keep=self.recipe.run.keep,
             milestone_every=self.recipe.run.milestone_every,
+            beside=self._writer,
         )
+        self._saved = self.counters.step
 
     def _resume(self) -> None:
         done = checkpointing.checkpoints(self.folder / CHECKPOINTS)
@@ -257,6 +265,7 @@ class Trainer:
         for learner in self.phase.learners.values():
             learner.restore(snapshot, done[-1])
         self.counters = Counters(**snapshot.state["counters"])
+        self._saved = self.counters.step
         self.phase.restore(snapshot.state["phase"])
         checkpointing.restore_random_states(snapshot)
 

@@ -72,14 +72,15 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         assert torch.equal(tensor, other[name]), name
 
 
+BESIDE = {"run": {"save_beside": True}}
 ADAPTERS = {"adapters": {"rank": 2, "alpha": 2.0}, "train": {"partial": True}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("die", "groups"),
-    [("before:2", {}), ("within:2", {}), ("within:2", ADAPTERS)],
-    ids=["before", "within", "within, adapters"],
+    [("before:2", {}), ("within:2", {}), ("within:2", ADAPTERS), ("within:2", BESIDE)],
+    ids=["before", "within", "within, adapters", "within, written beside the run"],
 )
 def test_a_killed_distillation_ends_as_if_it_had_not_been_killed(world, tmp_path, die, groups):
     values = recipe_values(world, "train-hpdmd", **groups)
@@ -99,9 +100,12 @@ def test_a_killed_distillation_ends_as_if_it_had_not_been_killed(world, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", ["no", "yes"])
-def test_two_processes_killed_within_a_save_end_as_if_they_had_not_been(world, tmp_path, shard):
-    values = recipe_values(world, "train-ode", parallel={"shard": shard, "precision": "float32"})
+@pytest.mark.parametrize(("shard", "beside"), [("no", False), ("yes", False), ("yes", True)])
+def test_two_processes_killed_within_a_save_end_as_if_they_had_not_been(
+    world, tmp_path, shard, beside
+):
+    parallel = {"shard": shard, "precision": "float32"}
+    values = recipe_values(world, "train-ode", parallel=parallel, run={"save_beside": beside})
     recipe = write_recipe(tmp_path / "recipe.yaml", values)
     command = ["train-ode", "--config", str(recipe)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"

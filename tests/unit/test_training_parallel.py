@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
+
 import pytest
 import torch
 
 from hallo_live_core.errors import CheckpointError, HalloLiveError
+from training import checkpointing
 from training.checkpointing import Snapshot, checkpoints, load, restore, save
 from training.config_reader import RecipeError, build
 from training.parallel import ParallelSettings, Processes
@@ -102,6 +107,44 @@ def test_milestones_are_kept_beside_the_last_checkpoints(tmp_path):
         snapshot = Snapshot({"a.x": torch.zeros(1)}, {})
         save(tmp_path, step, snapshot, one_process(), keep=1, milestone_every=4)
     assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["04", "08", "10"]
+
+
+def test_a_checkpoint_written_beside_the_run_holds_what_was_there_when_it_began(
+    tmp_path, monkeypatch
+):
+    may_write, weight = threading.Event(), torch.ones(3)
+    write = checkpointing.write_safetensors
+
+    def late(*arguments, **options):
+        assert may_write.wait(10)
+        write(*arguments, **options)
+
+    monkeypatch.setattr(checkpointing, "write_safetensors", late)
+    with ThreadPoolExecutor(1) as writer:
+        snapshot = Snapshot({"a.x": weight}, {})
+        saving = save(tmp_path, 1, snapshot, one_process(), keep=1, beside=writer)
+        weight += 1
+        assert not saving.done() and not checkpoints(tmp_path)
+        may_write.set()
+    assert load(checkpoints(tmp_path)[0], one_process()).tensors["a.x"].tolist() == [1, 1, 1]
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_the_run_stops_it(world, tmp_path, monkeypatch):
+    run = {"folder": str(tmp_path), "save_beside": True, "save_every": 1, "max_steps": 9}
+    recipe = build(Recipe, recipe_values(world, "train-teacher", run=run))
+    trainer = Trainer(recipe, one_process(), FlowMatching(recipe, one_process()))
+    full = CheckpointError("There is no room")
+    monkeypatch.setattr(checkpointing, "write_safetensors", Mock(side_effect=full))
+    with pytest.raises(CheckpointError, match="no room"):
+        trainer.run()
+    assert trainer.counters.step == 2
+
+
+def test_the_main_process_does_not_wait_for_ever_for_files_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "PATIENCE_SECONDS", 0.01)
+    alone = Mock(rank=0, count=2, pieces=2, is_main=True)
+    with pytest.raises(CheckpointError, match=r"process_00001.* was not written"):
+        save(tmp_path, 1, Snapshot({}, {}), alone, keep=1)
 
 
 def test_a_folder_with_a_run_of_another_recipe_is_left_alone(world, tmp_path):
