@@ -36,6 +36,8 @@ class ParallelSettings:
     checkpoint_activations: compute layers again in the backward pass of whole clips instead of
     keeping what they computed. Rollouts need it less: they go backward block by block.
     keep_gathered: keep a layer's weights between forward and backward; faster, more memory.
+    frozen_on_host: sharded networks that do not learn wait in main memory, and each layer comes to
+    the device for its turn: less memory there, slower.
     precision: of the computation; what learns is always stored in float32.
     """
 
@@ -43,6 +45,7 @@ class ParallelSettings:
     shard_group: int = 0
     checkpoint_activations: bool = False
     keep_gathered: bool = False
+    frozen_on_host: bool = False
     precision: Literal["float32", "bf16"] = "bf16"
 
 
@@ -73,6 +76,12 @@ class Processes:
                 "Sharding needs processes that know each other",
                 fix="start with accelerate launch --config_file training/accelerate/..., "
                 "or set parallel.shard=no",
+            )
+        if settings.frozen_on_host and not self.sharded:
+            raise RecipeError(
+                "Frozen networks wait in main memory only where networks are sharded",
+                found="no sharding",
+                fix="set parallel.frozen_on_host=false, or start with one of training/accelerate",
             )
         if self.count % self.pieces:
             raise RecipeError(
@@ -116,7 +125,8 @@ class Processes:
         if learns:
             self.recompute(network)
         if self.sharded:
-            return self._sharded(network)
+            on_host = self.settings.frozen_on_host and not learns
+            return self._sharded(network, on_host=on_host)
         network.to(self.device)
         return network
 
@@ -126,9 +136,10 @@ class Processes:
             for block in network.layers:
                 block.forward = recomputing(block.forward)
 
-    def _sharded(self, network: DualStreamDiT) -> DualStreamDiT:
+    def _sharded(self, network: DualStreamDiT, *, on_host: bool) -> DualStreamDiT:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import (
+            CPUOffloadPolicy,
             MixedPrecisionPolicy,
             fully_shard,
             register_fsdp_forward_method,
@@ -143,6 +154,8 @@ class Processes:
                 param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
             ),
         }
+        if on_host:
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
         for block in network.blocks:
             fully_shard(block, reshard_after_forward=not self.settings.keep_gathered, **options)
             register_fsdp_forward_method(block, "settle")

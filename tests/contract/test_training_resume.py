@@ -124,9 +124,10 @@ def test_two_processes_whole_or_sharded_train_as_one_does(world, tmp_path):
     command = ["train-hpdmd", "--config", str(recipe)]
     assert start([*command, f"run.folder={tmp_path}/one"]) == [0]
     expected = weights(tmp_path / "one")
-    for shard in ("no", "yes"):
-        folder = tmp_path / shard
-        arguments = [*command, f"run.folder={folder}", f"parallel.shard='{shard}'"]
+    for shard, on_host in (("no", False), ("yes", False), ("yes", True)):
+        folder = tmp_path / f"{shard}_{on_host}"
+        how = (f"parallel.shard='{shard}'", f"parallel.frozen_on_host={on_host}")
+        arguments = [*command, f"run.folder={folder}", *how]
         assert start(arguments, count=2) == [0, 0]
         for name, found in weights(folder).items():
             torch.testing.assert_close(found, expected[name], rtol=1e-3, atol=1e-5)

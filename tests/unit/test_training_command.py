@@ -52,6 +52,14 @@ def test_a_dry_run_of_the_published_size_agrees_with_the_arithmetic_of_the_speci
     assert numbers(wider)["together"] < found["together"]
 
 
+def test_a_teacher_in_main_memory_takes_none_of_the_gpus(capsys):
+    command = ["train-hpdmd", "--config", str(RECIPES / "hpdmd_5b.yaml"), "--dry-run"]
+    assert main(command) == 0
+    assert "teacher: weights" in capsys.readouterr().out
+    assert main([*command, "parallel.frozen_on_host=true"]) == 0
+    assert "teacher" not in capsys.readouterr().out
+
+
 def test_a_dry_run_needs_no_files_and_makes_none(tmp_path, capsys):
     recipe = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path, "make-ode-pairs"))
     assert main(["make-ode-pairs", "--config", str(recipe), "--dry-run"]) == 0

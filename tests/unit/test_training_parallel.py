@@ -69,6 +69,11 @@ def test_a_batch_that_cannot_be_divided_is_refused(world):
         Trainer(recipe, processes, FlowMatching(recipe, processes))
 
 
+def test_frozen_networks_in_main_memory_need_sharding():
+    with pytest.raises(RecipeError, match="only where networks are sharded"):
+        one_process(frozen_on_host=True)
+
+
 def test_updates_that_are_not_finite_are_left_out_and_stop_the_run(world, tmp_path):
     values = recipe_values(
         world, "train-teacher", run={"folder": str(tmp_path), "max_bad_updates": 1}

@@ -152,7 +152,7 @@ def memory_rows(recipe: Recipe, sizes: Sizes, world: int) -> list[tuple[str, flo
         rows.append(("student: average, float32", FLOAT32 * sizes.total / cut))
     if recipe.model.teacher_weights == "fp8":
         rows.append(_teacher_in_8_bits(recipe, sizes))
-    elif recipe.model.teacher:
+    elif recipe.model.teacher and not recipe.parallel.frozen_on_host:
         rows.append(("teacher: weights", compute * sizes.total / cut))
     if recipe.phase == "evaluate":
         rows.append(("student: weights", float(compute * sizes.total)))
