@@ -57,7 +57,7 @@ def wait_for(page, condition: str) -> None:
 
 
 def test_picture_and_sound_play_before_the_clip_is_done_and_then_the_file(page, tmp_path):
-    generate(page, seconds=12)
+    generate(page, seconds=9)
     wait_for(page, f"{TIME} > 0.3 && {STATE} === 'running'")
     assert page.evaluate(MODE) == "mse"
     earlier = page.evaluate(TIME)
@@ -71,7 +71,7 @@ def test_picture_and_sound_play_before_the_clip_is_done_and_then_the_file(page, 
     assert page.is_hidden(".hl-unmute")
     wait_for(page, f"{MODE} === 'file'")
     assert "Done" in page.inner_text(".hl-line")
-    wait_for(page, "Math.abs(document.querySelector('video').duration - 285 / 24) < 0.05")
+    wait_for(page, "Math.abs(document.querySelector('video').duration - 213 / 24) < 0.05")
     page.screenshot(path=tmp_path / "file.png")
     assert page.is_visible("#file-link")
 

@@ -34,6 +34,7 @@ def canvas(request, browser, server):
     canvas.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_no_node_covers_another(canvas, path):
     graph = json.loads(path.read_text(encoding="utf-8"))
