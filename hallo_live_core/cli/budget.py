@@ -17,7 +17,7 @@ from ..engine.memory import TEXT, MemoryBudget
 from ..engine.planning import planned_memory
 from ..errors import GIGA
 from ..types import Request
-from .loading import parse_size
+from .loading import add_size_option
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
@@ -63,13 +63,7 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         default=defaults.lookahead,
         help=f"audio latents the picture may hear ahead; default: {defaults.lookahead}",
     )
-    parser.add_argument(
-        "--size",
-        type=parse_size,
-        default=(defaults.height, defaults.width),
-        metavar="HxW",
-        help=f"default: {defaults.height}x{defaults.width}",
-    )
+    add_size_option(parser, f"default: {defaults.height}x{defaults.width}")
     parser.add_argument("--models", type=Path, help="sizes of these files, not the published ones")
     parser.add_argument(
         "--vram",

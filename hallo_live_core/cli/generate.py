@@ -28,7 +28,7 @@ from ..types import Request
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from .first_frame import add_image_option, encode_image, read_image
 from .live import STANDARD_OUTPUT, add_live_option, check_live, messages, open_live
-from .loading import add_model_options, load_engine, parse_size, placement
+from .loading import add_model_options, add_size_option, load_engine, placement
 from .report import ProgressBar, Stopwatch, table
 from .script import add_stream_options, read_script, said_next, stream_settings
 from .stopping import StopFlag, stop_on_signal
@@ -72,12 +72,9 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="begin with a block of so many video latents (of 6) for an earlier first frame; "
         "the model was not trained so; default: 0, whole blocks only",
     )
-    parser.add_argument(
-        "--size",
-        type=parse_size,
-        default=(defaults.height, defaults.width),
-        metavar="HxW",
-        help=f"multiples of 32; default: {defaults.height}x{defaults.width}, as trained; known: "
+    add_size_option(
+        parser,
+        f"multiples of 32; default: {defaults.height}x{defaults.width}, as trained; known: "
         + ", ".join(f"{h}x{w}" for h, w in KNOWN_SIZES[1:]),
     )
     add_image_option(parser)

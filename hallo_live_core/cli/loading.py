@@ -118,6 +118,18 @@ def parse_lora(text: str) -> tuple[Path, float]:
     return Path(name), strength
 
 
+def add_size_option(parser: argparse.ArgumentParser, words: str) -> None:
+    """Register --size, the published one by default; words: its help."""
+    defaults = Request()
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        default=(defaults.height, defaults.width),
+        metavar="HxW",
+        help=words,
+    )
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`512x992` -> (height, width) in pixels."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)

@@ -16,7 +16,7 @@ from ..serving.guard import is_loopback
 from ..serving.live_routes import require_aiohttp
 from ..serving.studio import Studio
 from ..types import Request
-from .loading import add_model_options, load_engine, parse_size, placement
+from .loading import add_model_options, add_size_option, load_engine, placement
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
@@ -28,20 +28,13 @@ SHUTDOWN_SECONDS = 5.0
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `serve`."""
-    defaults = Request()
     parser = commands.add_parser("serve", help="serve a page that plays clips while they are made")
     add_model_options(parser)
     parser.add_argument(
         "--host", default=DEFAULT_HOST, help=f"address to listen on; default: {DEFAULT_HOST}"
     )
     parser.add_argument("--port", type=port, default=DEFAULT_PORT, help=f"default: {DEFAULT_PORT}")
-    parser.add_argument(
-        "--size",
-        type=parse_size,
-        default=(defaults.height, defaults.width),
-        metavar="HxW",
-        help="size that the page starts with",
-    )
+    add_size_option(parser, "size that the page starts with")
     parser.set_defaults(run=run)
 
 

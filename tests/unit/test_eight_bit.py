@@ -158,7 +158,7 @@ def test_where_the_device_multiplies_in_8_bits_tokens_are_rounded_too(full, monk
     assert calls[0] == (narrow, narrow, (10, 1), (1, 32), (1, 128))  # second one column by column
 
 
-def test_a_device_without_such_products_widens(monkeypatch):
+def test_a_device_without_such_products_widens_and_says_so(monkeypatch, caplog):
     bf16 = torch.bfloat16
     assert not scaled_linear.multiplies_in_8_bits(torch.device("cpu"), bf16)
 
@@ -167,6 +167,16 @@ def test_a_device_without_such_products_widens(monkeypatch):
 
     on_a_gpu(monkeypatch, refused)
     assert not scaled_linear.multiplies_in_8_bits(torch.device("cuda"), bf16)
+    assert "cuda has no products in 8 bits" in caplog.text and "no such units" in caplog.text
+
+
+def test_a_full_device_is_not_taken_for_one_without_such_products(monkeypatch):
+    def full_up(*_args, **_kwargs):
+        raise torch.OutOfMemoryError
+
+    on_a_gpu(monkeypatch, full_up)
+    with pytest.raises(torch.OutOfMemoryError):
+        scaled_linear.multiplies_in_8_bits(torch.device("cuda"), torch.bfloat16)
 
 
 def on_a_gpu(monkeypatch, product):

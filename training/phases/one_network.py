@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .batches import Batches, open_text, prompts_of
 from .networks import STUDENT, make_learner
 
 
-class OneNetwork:
+class OneNetwork(ABC):
     """A `trainer.Phase` but for `backward`, which is the phase's own.
 
     Raises:
@@ -35,9 +36,9 @@ class OneNetwork:
         self.text = open_text(recipe, config.video.text_dim, prompts_of(samples))
         self.batches = Batches(samples, recipe, processes)
 
+    @abstractmethod
     def open_samples(self, config: TransformerConfig) -> Samples:
         """What the network, of these sizes, learns from; the phase's own."""
-        raise NotImplementedError
 
     @property
     def network(self) -> DualStreamDiT:
@@ -54,7 +55,9 @@ class OneNetwork:
             events.append("save")
         return tuple(events)
 
-    def prepare(self, learner: str, micro_batches: Sequence[MicroBatch]) -> None:
+    def prepare(  # noqa: B027 - nothing is needed here
+        self, learner: str, micro_batches: Sequence[MicroBatch]
+    ) -> None:
         """See `Phase`: one sample's loss does not depend on the others."""
 
     def state(self) -> dict[str, Any]:

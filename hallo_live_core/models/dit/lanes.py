@@ -75,7 +75,7 @@ class SideStream:
         ours = self._cuda.current_stream(self._device)
         ours.wait_stream(self._beside(ours))
 
-    def _beside(self, ours: Any) -> Any:  # noqa: ANN401
+    def _beside(self, ours: Any) -> Any:  # noqa: ANN401 - streams of the given CUDA
         """The stream beside ours; passes that go before decoders (`decoding.turns`) do so whole."""
         priority: int = ours.priority
         if priority not in self._sides:

@@ -7,6 +7,7 @@ is a value of bf16 too, so that nothing but the scale is rounded there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+logger = logging.getLogger(__name__)
 
 FORMAT = torch.float8_e4m3fn
 LARGEST = torch.finfo(FORMAT).max
@@ -35,7 +38,10 @@ def multiplies_in_8_bits(device: torch.device, dtype: torch.dtype) -> bool:
     scale = torch.ones(TRIAL, 1, device=device)
     try:
         scaled_product(side, side, scale, scale, None, dtype)
-    except RuntimeError:  # NotImplementedError is one, too
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # NotImplementedError is one, too
+        logger.warning("%s has no products in 8 bits, weights are widened: %s", device, error)
         return False
     return True
 
