@@ -160,7 +160,7 @@ class ClipPlan:
         whole = self.sizes.video_latents
         if not self.opening:
             return index * whole
-        return min(index, 1) * self.opening if index < 2 else (index - 1) * whole
+        return index * self.opening if index < 2 else (index - 1) * whole
 
     def _sound(self, video_latents: int) -> int:
         """Audio latents that belong to so many video latents, from a block's border on."""
